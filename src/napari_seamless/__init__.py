@@ -1,0 +1,60 @@
+"""Blended sliding-window inference, live in napari and the same without a screen.
+
+The public names are imported when they are first used, so that `import napari_seamless` loads
+neither torch, Qt nor napari.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_seamless.engine.blending import (
+        blend_bump,
+        blend_gaussian,
+        build_blending_matrix,
+    )
+    from napari_seamless.engine.config import InferenceConfig
+    from napari_seamless.engine.grid import Box, PatchGrid
+    from napari_seamless.inference import InferenceRun, Prediction, predict
+    from napari_seamless.models import load_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Box": "engine.grid",
+    "InferenceConfig": "engine.config",
+    "InferenceRun": "inference",
+    "PatchGrid": "engine.grid",
+    "Prediction": "inference",
+    "blend_bump": "engine.blending",
+    "blend_gaussian": "engine.blending",
+    "build_blending_matrix": "engine.blending",
+    "load_model": "models",
+    "predict": "inference",
+}
+
+__all__ = [
+    "Box",
+    "InferenceConfig",
+    "InferenceRun",
+    "PatchGrid",
+    "Prediction",
+    "__version__",
+    "blend_bump",
+    "blend_gaussian",
+    "build_blending_matrix",
+    "load_model",
+    "predict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

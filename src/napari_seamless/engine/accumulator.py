@@ -1,0 +1,218 @@
+"""The running weighted sums of one volume, and the truth about them at any moment.
+
+    planes   0 . . . 4 . . . 8 . . . 12          starts of patches along Z: 0, 4, 8 (size 8)
+    patch 0  [- - - - - - - -]
+    patch 4          [- - - - - - - -]
+    slabs    |   0   |   1   |   2   | ...       cut at the starts
+
+A slab gets its sums with its first patch. With its last patch it is normalised into the output and
+its sums are freed, so that in raster order only the slabs of one patch depth are ever open.
+"""
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from napari_seamless.engine.blending import Window, coverage_array, weight_sum, weights_array
+from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.lazy import LazyArray
+
+PIECE_VOXELS = 1 << 20
+"""Voxels normalised at a time, which bounds their float64 weights to 8 MiB."""
+
+
+class BlendAccumulator:
+    """Weighted sums of the patches done so far; no weights are stored.
+
+    Parameters
+    ----------
+    grid : PatchGrid
+        The patches of the volume.
+    window : Window
+        Weights of every patch.
+
+    Notes
+    -----
+    Open sums are float64: float32 sums of the 64 or more patches that meet in a voxel at overlap
+    0.75 were measured to be off by 2e-6. The output is float32.
+
+    `add` belongs to one thread; the readers may be called from any. One lock makes them
+    consistent: a reader sees each patch wholly or not at all.
+    """
+
+    def __init__(self, grid: PatchGrid, window: Window) -> None:
+        self._grid = grid
+        self._window = window
+        self._matrix = torch.from_numpy(window.matrix)
+        self._volume = Box.of_shape(grid.shape)
+        self._done = np.zeros(grid.counts, dtype=bool)
+        self._edges, self._slabs = _slabs(grid)
+        self._missing = [
+            int(np.prod(self._done[grid.touching(slab)].shape)) for slab in self._slabs
+        ]
+        self._open: dict[int, torch.Tensor] = {}
+        self._output = np.empty((0, *grid.shape), dtype=np.float32)
+        self._lock = threading.Lock()
+
+    @property
+    def done(self) -> int:
+        """Patches added so far."""
+        return int(np.count_nonzero(self._done))
+
+    def add(self, index: int, prediction: torch.Tensor) -> Box:
+        """Blend one patch in.
+
+        Parameters
+        ----------
+        index : int
+            Raster index of the patch in the grid.
+        prediction : Tensor of float32, shape (C, z, y, x)
+            On the CPU, with the shape of the patch.
+
+        Returns
+        -------
+        Box
+            The voxels that changed.
+
+        Raises
+        ------
+        ValueError
+            If the patch was added before: its weight would count twice.
+        """
+        cell = np.unravel_index(index, self._grid.counts)
+        if self._done[cell]:
+            raise ValueError(f"patch {index} was added before; each patch is blended once")
+        if not len(self._output):
+            self._output = np.empty((len(prediction), *self._grid.shape), dtype=np.float32)
+        patch = self._grid[index]
+        target = patch.intersection(self._volume)
+        weighted = prediction * self._matrix
+        touched = self._touched(target)
+        with self._lock:
+            for i in touched:
+                common = self._slabs[i].intersection(target)
+                sums = self._sums_of(i)[:, *_within(common, self._slabs[i])]
+                sums.add_(weighted[:, *_within(common, patch)])
+                self._missing[i] -= 1
+            self._done[cell] = True
+        for i in touched:
+            if not self._missing[i]:
+                self._finish(i)
+        return target
+
+    def partial(self, box: Box, channels: slice) -> NDArray[np.float32]:
+        """Return weighted sum / weight sum over the patches done so far; NaN where none has been.
+
+        Parameters
+        ----------
+        box : Box
+            Region inside the volume.
+        channels : slice
+            Which output channels, with explicit start and stop.
+
+        Returns
+        -------
+        ndarray of float32, shape (C, z, y, x)
+        """
+        region = np.full((channels.stop - channels.start, *box.shape), np.nan, np.float32)
+        for i in self._touched(box):
+            for piece in _pieces(self._slabs[i].intersection(box)):
+                with self._lock:
+                    sums = self._copy_of(i, piece, channels)
+                    done = self._done.copy()
+                if sums is None:
+                    continue
+                target = region[:, *_within(piece, box)]
+                if sums.dtype == np.float32:  # the slab is finished
+                    target[...] = sums
+                else:
+                    weights = weight_sum(self._grid, self._window, done, piece)
+                    np.divide(sums, weights, out=target, where=weights > 0, casting="same_kind")
+        return region
+
+    def result(self) -> NDArray[np.float32]:
+        """Return the finished prediction (C, Z, Y, X), the accumulator's own memory.
+
+        Raises
+        ------
+        ValueError
+            If patches are missing.
+        """
+        if any(self._missing):
+            raise ValueError(
+                f"{self.done} of {len(self._grid)} patches are in; a result needs all of them"
+            )
+        return self._output
+
+    def live(self, channels: int) -> LazyArray:
+        """Return the partial prediction: float32 array-like (C, Z, Y, X), NaN where uncovered."""
+        shape = (channels, *self._grid.shape)
+        return LazyArray(shape, np.float32, lambda key: self.partial(Box.of(key[1:]), key[0]))
+
+    def weights(self) -> LazyArray:
+        """Return the weight sum so far as a float32 array-like (Z, Y, X)."""
+        return weights_array(self._grid, self._window, self._done.copy)
+
+    def coverage(self) -> LazyArray:
+        """Return the patches per voxel so far as a uint16 array-like (Z, Y, X)."""
+        return coverage_array(self._grid, self._done.copy)
+
+    def _touched(self, box: Box) -> range:
+        """Return the slabs that share a plane with `box`."""
+        return range(
+            bisect_right(self._edges, box.start[0]) - 1, bisect_left(self._edges, box.stop[0])
+        )
+
+    def _sums_of(self, i: int) -> torch.Tensor:
+        if i not in self._open:
+            shape = (len(self._output), *self._slabs[i].shape)
+            self._open[i] = torch.zeros(shape, dtype=torch.float64)
+        return self._open[i]
+
+    def _copy_of(self, i: int, piece: Box, channels: slice) -> NDArray[np.floating] | None:
+        """Copy a piece of slab `i`: finished values, open sums, or None if no patch touched it."""
+        if i in self._open:
+            return self._open[i].numpy()[channels, *_within(piece, self._slabs[i])].copy()
+        if self._missing[i]:
+            return None
+        return self._output[channels, *piece.slices].copy()
+
+    def _finish(self, i: int) -> None:
+        """Normalise slab `i` into the output; its sums change no more, so readers need not wait."""
+        sums = self._open[i].numpy()
+        for piece in _pieces(self._slabs[i]):
+            weights = weight_sum(self._grid, self._window, self._done, piece)
+            inside = sums[:, *_within(piece, self._slabs[i])]
+            np.divide(inside, weights, out=self._output[:, *piece.slices], casting="same_kind")
+        with self._lock:
+            del self._open[i]
+
+
+def _slabs(grid: PatchGrid) -> tuple[list[int], list[Box]]:
+    """Cut a volume into slabs of whole planes at the starts of its patches along Z."""
+    depth, height, width = grid.shape
+    edges: list[int] = np.unique(grid.starts[0].clip(min=0)).tolist()
+    stops = [*edges[1:], depth]
+    return edges, [
+        Box((low, 0, 0), (high, height, width)) for low, high in zip(edges, stops, strict=True)
+    ]
+
+
+def _pieces(box: Box) -> Iterator[Box]:
+    """Cut a box into runs of whole planes of about `PIECE_VOXELS` voxels, one plane at least."""
+    if box.is_empty:
+        return
+    planes = max(1, PIECE_VOXELS // (box.shape[1] * box.shape[2]))
+    (_, y, x), (end, *plane_end) = box.start, box.stop
+    for first in range(box.start[0], end, planes):
+        yield Box((first, y, x), (min(first + planes, end), plane_end[0], plane_end[1]))
+
+
+def _within(box: Box, frame: Box) -> tuple[slice, slice, slice]:
+    """Return the slices of `box` in an array that holds just the voxels of `frame`."""
+    z, y, x = frame.start
+    return box.shifted((-z, -y, -x)).slices

@@ -1,0 +1,135 @@
+"""The settings of a run: frozen, validated, JSON in and out."""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from napari_seamless.engine.blending import WINDOWS
+from napari_seamless.engine.errors import ConfigError
+
+Blending = Literal["gaussian", "bump", "constant"]
+Activation = Literal["none", "sigmoid", "softmax", "tanh"]
+Normalization = Literal["none", "dtype"]
+Padding = Literal["reflect", "edge", "constant"]
+TestTimeAugmentation = Literal["none"]
+Voxels = Annotated[int, Field(strict=True, ge=1)]
+
+
+class InferenceConfig(BaseModel):
+    """Everything that decides the numbers of a run, apart from the volume and the network.
+
+    Attributes
+    ----------
+    patch_size : tuple of int
+        Voxels of the model input, (Z, Y, X); a 2-D image has Z = 1.
+    overlap : float
+        Share of the patch that neighbours have in common, in [0, 1).
+    blending : {"gaussian", "bump", "constant"}
+        Window that weights each patch before it is added.
+    activation : {"none", "sigmoid", "softmax", "tanh"}
+        Applied to the network's output of each patch before blending; softmax runs over channels.
+    normalization : {"none", "dtype"}
+        What is done to the input: nothing, or unsigned integers divided by their type's largest
+        value (floats stay as they are).
+    padding : {"reflect", "edge", "constant"}
+        What fills a patch where the volume is smaller than it (constant is 0).
+    do_eval : bool
+        Put the network in evaluation mode. If false its dropout stays active; batch-norm
+        statistics are never changed.
+    output_scale : tuple of int
+        Output voxels per input voxel, (Z, Y, X).
+    tta : {"none"}
+        Test-time augmentation.
+    batch_size : int
+        Patches per call of the network.
+    device : str
+        "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range; one line names the value and what is allowed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    patch_size: tuple[Voxels, Voxels, Voxels]
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    blending: Blending = "gaussian"
+    activation: Activation = "none"
+    normalization: Normalization = "dtype"
+    padding: Padding = "reflect"
+    do_eval: bool = True
+    output_scale: tuple[Literal[1], Literal[1], Literal[1]] = (1, 1, 1)
+    tta: TestTimeAugmentation = "none"
+    batch_size: Voxels = 1
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+
+    @field_validator("overlap", mode="before")
+    @classmethod
+    def _reject_bool(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("must be a number")  # True would otherwise pass as 1.0
+        return value
+
+    @classmethod
+    def from_json(cls, text: str) -> "InferenceConfig":
+        """Return the config that `to_json` wrote.
+
+        Raises
+        ------
+        ConfigError
+            If the text is not a JSON object, or a setting is unknown or out of range.
+        """
+        try:
+            settings = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"the config is not JSON: {error}") from None
+        if not isinstance(settings, dict):
+            raise ConfigError(f"the config must be a JSON object, not {type(settings).__name__}")
+        return cls(**settings)
+
+    def to_json(self) -> str:
+        """Return the config as a JSON object, one setting per line."""
+        return self.model_dump_json(indent=2)
+
+
+def _explain(error: ValidationError) -> str:
+    """Say in one line which settings are wrong, what they were and what is allowed."""
+    return "; ".join(
+        f"{_where(problem['loc'])} {problem['input']!r} is not usable: {_allowed(problem)}"
+        if problem["type"] not in ("missing", "extra_forbidden")
+        else f"{_where(problem['loc'])} {_PRESENCE[problem['type']]}"
+        for problem in error.errors(include_url=False)
+    )
+
+
+_PRESENCE = {
+    "missing": "is required",
+    "extra_forbidden": "is not a setting; see InferenceConfig for those that are",
+}
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    name, *index = location
+    return f"{name}{''.join(f'[{i}]' for i in index if isinstance(i, int))}"
+
+
+def _allowed(problem: Any) -> str:
+    if problem["loc"][0] == "overlap":
+        return "the overlap is a share in [0, 1), for example 0.5"
+    if problem["loc"][0] == "device":
+        return "choose auto, cpu, cuda, cuda:N or mps"
+    message = str(problem["msg"])
+    return message[0].lower() + message[1:]
+
+
+if set(WINDOWS) != set(Blending.__args__):  # type: ignore[attr-defined]
+    raise AssertionError("config.Blending and blending.WINDOWS must name the same windows")

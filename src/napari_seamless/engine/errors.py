@@ -1,0 +1,56 @@
+"""Every error the project raises on purpose; each is also the builtin a caller would expect.
+
+    SeamlessError
+    ├── UnusableInputError   what was asked for cannot work        (exit code 2)
+    │   ├── ConfigError      a setting, also a ValueError
+    │   ├── SourceError      the volume to read, also an OSError
+    │   ├── ModelError       the checkpoint or network, also a ValueError
+    │   └── OutputError      where to write, also an OSError
+    └── RunFailedError       it broke while running                (exit code 1)
+        ├── PredictionError  the network, also a RuntimeError
+        └── WriteError       writing the result, also an OSError
+
+A message is one line: the value, what is allowed, the remedy.
+"""
+
+
+class SeamlessError(Exception):
+    """Base of all errors raised by napari-seamless."""
+
+
+class UnusableInputError(SeamlessError):
+    """What was asked for cannot work; nothing was lost."""
+
+
+class ConfigError(UnusableInputError, ValueError):
+    """A setting is out of its range, unknown, or does not fit the others."""
+
+
+class SourceError(UnusableInputError, OSError):
+    """A volume cannot be read, or holds values that no prediction can come from."""
+
+
+class ModelError(UnusableInputError, ValueError):
+    """A checkpoint cannot be opened, or its network does not fit the input."""
+
+
+class OutputError(UnusableInputError, OSError):
+    """The result cannot be written where it was asked for."""
+
+
+class RunFailedError(SeamlessError):
+    """A run that had begun broke off; what it had is kept as a partial result."""
+
+
+class PredictionError(RunFailedError, RuntimeError):
+    """The network raised an error, or returned values that are not finite."""
+
+
+class WriteError(RunFailedError, OSError):
+    """Writing the result broke off."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type if it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,128 @@
+"""The call of the network: input values, device, mode, activation, and what can go wrong."""
+
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.errors import ModelError, PredictionError, SeamlessError, one_line
+
+
+class Predictor:
+    """A network made ready for patches; used as a context, it leaves the network's modes as found.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Takes (B, C, Z, Y, X) float32, returns (B, C', Z, Y, X) of the same B, Z, Y, X.
+    config : InferenceConfig
+        For `normalization`, `activation` and `do_eval`.
+    device : torch.device
+        Where it runs; the network is moved there and stays.
+    """
+
+    def __init__(self, module: nn.Module, config: InferenceConfig, device: torch.device) -> None:
+        self._module = module
+        self._config = config
+        self._device = device
+        self._modes: list[tuple[nn.Module, bool]] = []
+        self._worked_before = False
+
+    def __enter__(self) -> Self:
+        self._modes = [(part, part.training) for part in self._module.modules()]
+        self._module.to(self._device)
+        self._module.eval()
+        if not self._config.do_eval:
+            for part in self._module.modules():
+                part.training = "Dropout" in getattr(part, "original_name", type(part).__name__)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for part, training in self._modes:
+            part.training = training
+        self._modes = []
+
+    def __call__(self, patches: NDArray[Any]) -> torch.Tensor:
+        """Return the activated prediction of a batch of patches.
+
+        Parameters
+        ----------
+        patches : ndarray, shape (B, C, Z, Y, X)
+            In the dtype of the volume.
+
+        Returns
+        -------
+        Tensor of float32 on the CPU, shape (B, C', Z, Y, X)
+
+        Raises
+        ------
+        ModelError
+            If the network's very first call fails or its output does not fit: it cannot be used.
+        PredictionError
+            If a later call fails, or any call returns NaN or infinity.
+        """
+        values = torch.from_numpy(normalized(patches, self._config.normalization))
+        with torch.inference_mode():
+            try:
+                output = self._module(values.to(self._device))
+            except Exception as error:  # a network may raise anything; all of it is passed on
+                raise self._failure(patches.shape, error) from error
+            self._check(output, patches.shape)
+            prediction = activated(output.float(), self._config.activation)
+            if not torch.isfinite(prediction).all():
+                raise PredictionError(
+                    "the network returned NaN or infinity; check its weights, and that "
+                    f"normalization={self._config.normalization!r} is what it was trained with"
+                )
+            self._worked_before = True
+            return prediction.cpu()
+
+    def _failure(self, shape: tuple[int, ...], error: Exception) -> SeamlessError:
+        remedy = "check the patch size and the number of channels it was trained with"
+        if isinstance(error, torch.OutOfMemoryError):
+            remedy = "use a smaller batch_size or patch_size"
+        kind = PredictionError if self._worked_before else ModelError
+        return kind(
+            f"the network failed on a batch (B, C, Z, Y, X) of {shape}: {one_line(error)}; {remedy}"
+        )
+
+    def _check(self, output: object, shape: tuple[int, ...]) -> None:
+        if not isinstance(output, torch.Tensor):
+            raise ModelError(
+                f"the network returned a {type(output).__name__}; "
+                "it must return one tensor (B, C, Z, Y, X)"
+            )
+        if output.ndim != 5 or (output.shape[0], *output.shape[2:]) != (shape[0], *shape[2:]):
+            raise ModelError(
+                f"the network made {tuple(output.shape)} of {shape} (B, C, Z, Y, X); "
+                "batch, Z, Y and X must stay the same: choose another patch size"
+            )
+
+
+def normalized(voxels: NDArray[Any], normalization: str) -> NDArray[np.float32]:
+    """Return voxels as the float32 values that the network gets.
+
+    `dtype` divides unsigned integers by their type's largest value; other types stay as they are.
+    """
+    values = voxels.astype(np.float32)
+    if normalization == "dtype" and voxels.dtype.kind == "u":
+        values /= np.float32(np.iinfo(voxels.dtype).max)
+    return values
+
+
+def activated(output: torch.Tensor, activation: str) -> torch.Tensor:
+    """Apply an activation to a network's output (B, C, Z, Y, X); softmax runs over C."""
+    if activation == "softmax":
+        return output.softmax(dim=1)
+    if activation == "none":
+        return output
+    return {"sigmoid": torch.sigmoid, "tanh": torch.tanh}[activation](output)

@@ -1,0 +1,50 @@
+"""Which patch next: raster order, and first of all what the user looks at."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seamless.engine.grid import Box, PatchGrid
+
+
+class Schedule:
+    """The patches of one volume that are still to run, in the order in which they will.
+
+    Parameters
+    ----------
+    grid : PatchGrid
+        The patches of the volume; without a focus they run in raster order.
+    """
+
+    def __init__(self, grid: PatchGrid) -> None:
+        self._grid = grid
+        self._waiting: NDArray[np.intp] = np.arange(len(grid))
+        self._next = 0
+
+    def __len__(self) -> int:
+        """Patches not yet taken."""
+        return len(self._waiting) - self._next
+
+    def take(self, count: int) -> list[int]:
+        """Remove up to `count` patches from the front; return their raster indices."""
+        taken = self._waiting[self._next : self._next + count]
+        self._next += len(taken)
+        return [int(index) for index in taken]
+
+    def focus(self, box: Box | None) -> None:
+        """Put the patches that touch `box` first, nearest to its centre first; None: raster order.
+
+        The rest keeps raster order, so that what is finished stays compact.
+        """
+        waiting = np.sort(self._waiting[self._next :])
+        self._next = 0
+        if box is None:
+            self._waiting = waiting
+            return
+        starts = self._grid.positions[waiting]
+        stops = starts + self._grid.patch_size
+        touches = ((starts < box.stop) & (stops > box.start)).all(axis=1)
+        centre = np.add(box.start, box.stop) / 2
+        distance = np.linalg.norm((starts + stops) / 2 - centre, axis=1)
+        near = np.flatnonzero(touches)
+        near = near[np.argsort(distance[near], kind="stable")]
+        self._waiting = np.concatenate([waiting[near], waiting[~touches]])

@@ -1,0 +1,138 @@
+"""Where voxels come from, as the engine sees it, and the one source it has of its own: an array."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seamless.engine.errors import SourceError, one_line
+from napari_seamless.engine.grid import Box, Triple
+
+Shape4 = tuple[int, int, int, int]
+
+
+class Source(Protocol):
+    """One volume to read from. `close` frees what it holds; reading afterwards is an error."""
+
+    name: str
+    shape: Shape4
+    """(C, Z, Y, X)."""
+    dtype: np.dtype[Any]
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Return the voxels of `box`, which lies inside the volume, as (C, z, y, x)."""
+
+    def close(self) -> None:
+        """Free files and caches."""
+
+
+class ArraySource:
+    """Any array-like as a source: numpy, h5py, zarr, dask, TensorStore or a layer's data.
+
+    Parameters
+    ----------
+    array : array-like
+        (Y, X), (Z, Y, X) or (C, Z, Y, X); it must have `shape` and `dtype` and slice like numpy.
+        Only the boxes asked for are read.
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    SourceError
+        If it is no such array, is empty, or does not hold real numbers.
+    """
+
+    def __init__(self, array: Any, name: str = "the volume") -> None:
+        if not all(hasattr(array, need) for need in ("shape", "dtype", "__getitem__")):
+            raise SourceError(
+                f"{name} is a {type(array).__name__}; "
+                "give an array (Y, X), (Z, Y, X) or (C, Z, Y, X)"
+            )
+        shape = tuple(int(size) for size in array.shape)
+        if not 2 <= len(shape) <= 4 or min(shape) < 1:
+            raise SourceError(
+                f"{name} has shape {shape}; "
+                "it must be (Y, X), (Z, Y, X) or (C, Z, Y, X) and not empty"
+            )
+        self.name = name
+        self.dtype = _dtype_of(array)
+        if self.dtype.kind not in "buif":
+            raise SourceError(
+                f"{name} holds {self.dtype}; it must hold integers, floats or booleans"
+            )
+        c, z, y, x = (1, 1, *shape)[-4:] if len(shape) < 4 else shape
+        self.shape: Shape4 = (c, z, y, x)
+        self._array = array
+        self._ndim = len(shape)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Return the voxels of `box` as (C, z, y, x), in the source's own dtype."""
+        key = (slice(None), *box.slices)[4 - self._ndim :]
+        return np.asarray(self._array[key]).reshape(self.shape[0], *box.shape)
+
+    def close(self) -> None:
+        """Let go of the array."""
+        self._array = None
+
+
+def spatial_shape(source: Source) -> Triple:
+    """Return the (Z, Y, X) part of a source's shape."""
+    return source.shape[1:]
+
+
+def _dtype_of(array: Any) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(getattr(array.dtype, "numpy_dtype", array.dtype))
+    return dtype  # TensorStore wraps numpy's dtype
+
+
+def read_patch(source: Source, box: Box, padding: str) -> NDArray[Any]:
+    """Return one patch of model input, padded where it reaches over the volume's edge.
+
+    Parameters
+    ----------
+    source : Source
+        The volume.
+    box : Box
+        The patch; it may reach outside the volume.
+    padding : {"reflect", "edge", "constant"}
+        What fills the outside; as in `numpy.pad`, constant is 0.
+
+    Returns
+    -------
+    ndarray, shape (C, z, y, x)
+        In the source's dtype.
+
+    Raises
+    ------
+    SourceError
+        If the volume cannot be read there, or holds NaN or infinity.
+    """
+    inside = box.intersection(Box.of_shape(spatial_shape(source)))
+    try:
+        voxels = source.read(inside)
+    except OSError as error:
+        raise SourceError(
+            f"{source.name} cannot be read at {inside.start} to {inside.stop} (Z, Y, X): "
+            f"{one_line(error)}"
+        ) from error
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        raise SourceError(_where_not_finite(source.name, voxels, inside))
+    if inside == box:
+        return voxels
+    widths = [
+        (low - wanted_low, wanted_high - high)
+        for low, high, wanted_low, wanted_high in zip(
+            inside.start, inside.stop, box.start, box.stop, strict=True
+        )
+    ]
+    return np.pad(voxels, [(0, 0), *widths], mode=padding)  # type: ignore[call-overload,no-any-return]
+
+
+def _where_not_finite(name: str, voxels: NDArray[Any], box: Box) -> str:
+    channel, *offset = (int(i) for i in np.argwhere(~np.isfinite(voxels))[0])
+    position = tuple(start + i for start, i in zip(box.start, offset, strict=True))
+    return (
+        f"{name} holds {voxels[channel, *offset]} at channel {channel}, {position} (Z, Y, X); "
+        "a network's answer to it would be NaN: replace NaN and infinity in the input first"
+    )
