@@ -1,0 +1,409 @@
+"""The state of the widget's run: what the form asks for, what the worker reports, what is shown.
+
+Form and viewer are given, so that this is tested without a screen. Every run has a generation
+number; messages of an older one are dropped. All methods belong to the main thread.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from napari.components import ViewerModel
+from napari.layers import Image
+from napari.utils import progress
+from psygnal import Signal
+from superqt.utils import qthrottled
+
+from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.errors import SeamlessError, SourceError, one_line
+from napari_seamless.engine.lazy import LazyArray
+from napari_seamless.engine.source import ArraySource
+from napari_seamless.gui.live_layer import METADATA_KEY, LiveLayer
+from napari_seamless.gui.overlays import Overlays, Subject, planned, running
+from napari_seamless.gui.view import shown_box
+from napari_seamless.gui.worker import (
+    Ended,
+    Message,
+    Opened,
+    RunStream,
+    Task,
+    start_task,
+    start_worker,
+)
+
+if TYPE_CHECKING:  # loads torch, which opening the widget must not
+    from napari_seamless.engine.run import Event, Run
+
+FOCUS_MS = 50
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the form asks for, checked as far as it can be without opening the checkpoint.
+
+    Attributes
+    ----------
+    image : Image
+        Layer to predict from: (Y, X), (Z, Y, X) or (C, Z, Y, X).
+    checkpoint : Path
+        TorchScript, or a state dict with `architecture` and `arguments`.
+    architecture : str or None
+        "module.path:Class".
+    arguments : mapping or None
+        Of the architecture.
+    config : InferenceConfig
+        The settings.
+    """
+
+    image: Image
+    checkpoint: Path
+    architecture: str | None
+    arguments: Mapping[str, Any] | None
+    config: InferenceConfig
+
+
+class Form(Protocol):
+    """What the controller needs of the form."""
+
+    def request(self) -> Request:
+        """Return what is asked for, or raise a SeamlessError that says what cannot work."""
+
+    def plan(self) -> tuple[Image, InferenceConfig]:
+        """Return the image and settings alone, which overlays before a run are made from."""
+
+    def wanted_overlays(self) -> set[str]:
+        """Return which of "weights", "coverage" and "grid" are switched on."""
+
+    def overlay_removed(self, name: str) -> None:
+        """Switch off an overlay whose layer the user removed."""
+
+    def ask_where(self, suggestion: str) -> Path | None:
+        """Ask for the file to export to; None if the user changed their mind."""
+
+    def set_busy(self, busy: bool, paused: bool = False) -> None:
+        """Enable what makes sense now; show the bar while busy."""
+
+    def set_progress(self, done: int, total: int) -> None:
+        """Move the bar."""
+
+    def say(self, text: str, problem: bool = False) -> None:
+        """Show one line of status."""
+
+
+class Controller:
+    """Mediates between the form, a run on a worker, and the viewer's layers.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Its layers are read and added to.
+    form : Form
+        The view.
+    start, start_task : callable
+        Do work in the background; see `start_worker` and `start_task`.
+    """
+
+    progressed = Signal(int, int)
+    """Patches done, and in all; after the layer was told."""
+    ended = Signal(str)
+    """The last line of a run, when it has ended in any way."""
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        form: Form,
+        start: Callable[[RunStream, Callable[[Message], None]], None] = start_worker,
+        start_task: Callable[[Task, Callable[[Exception | None], None]], None] = start_task,
+    ) -> None:
+        self._viewer = viewer
+        self._form = form
+        self._start = start
+        self._start_task = start_task
+        self._generation = 0
+        self._stream: RunStream | None = None
+        self._request: Request | None = None
+        self._source: ArraySource | None = None
+        self._run: Run | None = None
+        self._subject: Subject | None = None
+        self._live: LiveLayer | None = None
+        self._lives: list[LiveLayer] = []
+        self._bar: progress | None = None
+        self._paused = False
+        self._overlays = Overlays(viewer)
+        self._move_focus = qthrottled(self._focus_on_view, timeout=FOCUS_MS)
+        self._connections: list[tuple[Any, Callable[..., None]]] = [
+            (viewer.dims.events.point, self._view_moved),
+            (viewer.dims.events.order, self._view_moved),
+            (viewer.dims.events.ndisplay, self._view_moved),
+            (viewer.camera.events.center, self._view_moved),
+            (viewer.camera.events.zoom, self._view_moved),
+            (viewer.layers.events.removed, self._layer_removed),
+        ]
+        for signal, slot in self._connections:
+            signal.connect(slot)
+
+    @property
+    def live(self) -> LiveLayer | None:
+        """The layer of the newest run, if there is one yet and it is still in the viewer."""
+        return self._live
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is opening, running or paused."""
+        return self._stream is not None
+
+    def run(self) -> None:
+        """Start what the form asks for, or say what cannot work."""
+        if self.is_busy:
+            return
+        try:
+            request = self._form.request()
+            source = source_of(request.image)
+        except SeamlessError as error:
+            self._form.say(one_line(error), problem=True)
+            return
+        self._generation += 1
+        self._source = source
+        self._request, self._run, self._subject, self._live = request, None, None, None
+        self._stream = RunStream(partial(open_run, request, source))
+        self._set_paused(False)
+        self._form.say(f"Opening {request.checkpoint.name} …")
+        self._start(self._stream, partial(self._receive, self._generation))
+
+    def toggle_pause(self) -> None:
+        """Pause the run, or go on with it."""
+        if self._run is None:
+            return
+        self._set_paused(not self._paused)
+        if self._paused:
+            self._run.pause()
+            self._form.say(f"Paused at {self._run.done} of {self._run.total} patches")
+        else:
+            self._run.resume()
+
+    def cancel(self) -> None:
+        """End the run after its batch; its layer stays, marked partial."""
+        if self._stream is not None:
+            self._form.say("Cancelling …")
+            self._stream.cancel()
+
+    def export(self) -> None:
+        """Write the active prediction layer, or else the newest, to a file the user names."""
+        live = self._to_export()
+        if live is None:
+            self._form.say("There is no prediction to export yet; run one first", problem=True)
+            return
+        path = self._form.ask_where(f"{live.layer.name}.h5")
+        if path is None:
+            return
+        self._form.say(f"Writing {path.name} …")
+        metadata = export_metadata(live.layer)
+        self._start_task(
+            partial(write_volume, path, live.volume, metadata), partial(self._exported, path)
+        )
+
+    def update_overlays(self) -> None:
+        """Show the overlays that are switched on, of the run or of the one being planned."""
+        wanted = self._form.wanted_overlays()
+        subject: Subject | None = None
+        try:
+            if wanted:
+                subject = self._subject or self._planned()
+        except SeamlessError as error:
+            self._form.say(one_line(error), problem=True)
+        self._overlays.show(wanted if subject else set(), subject)
+
+    def plan_changed(self) -> None:
+        """Follow a changed form with the overlays, unless they show a run."""
+        if not self.is_busy:
+            self._subject = None
+            self.update_overlays()
+
+    def close(self) -> None:
+        """Stop everything: the run ends after its batch, and no slot is called again."""
+        self._generation += 1
+        for signal, slot in self._connections:
+            signal.disconnect(slot)
+        self._connections = []
+        self._move_focus.cancel()
+        if self._stream is not None:
+            self._stream.cancel()
+        self._close_bar()
+
+    def _receive(self, generation: int, message: Message) -> None:
+        if generation != self._generation:
+            return
+        if isinstance(message, Opened):
+            self._opened(message.run)
+        elif isinstance(message, Ended):
+            self._ended(message)
+        else:
+            self._blended(message)
+
+    def _opened(self, run: "Run") -> None:
+        if self._request is None or self._source is None:
+            return
+        self._run = run
+        self._subject = running(self._request.image, self._source, run)
+        self._bar = progress(total=run.total, desc="Blended inference", unit=" patches")
+        self._form.set_progress(0, run.total)
+        self._form.say(f"Running {run.total} patches on {run.plan.device}")
+        self._focus_on_view()
+        self.update_overlays()
+
+    def _blended(self, event: "Event") -> None:
+        if self._run is None or self._request is None or self._bar is None:
+            return
+        if self._live is None:
+            self._live = LiveLayer(
+                self._viewer,
+                self._request.image,
+                self._run.live[0],
+                f"{self._request.image.name} prediction",
+                self._request.config.activation,
+                event.dirty,
+                self._run.metadata(),
+            )
+            self._lives.append(self._live)
+            self._overlays.raise_to_top()
+        self._describe(event.done)
+        self._live.mark(event.dirty)
+        self._overlays.mark()
+        self._bar.update(event.done - self._bar.n)
+        self._form.set_progress(event.done, event.total)
+        if not self._paused:
+            self._form.say(_progress_line(self._bar, event.done, event.total))
+        self.progressed.emit(event.done, event.total)
+
+    def _ended(self, ended: Ended) -> None:
+        run, self._stream = self._run, None
+        self._close_bar()
+        if self._live is not None and run is not None:
+            self._describe(run.done)
+            self._live.close()
+        self._overlays.refresh()
+        self._form.set_busy(False)
+        line = _last_line(run, ended.error)
+        self._form.say(line, problem=ended.error is not None)
+        self.ended.emit(line)
+
+    def _to_export(self) -> LiveLayer | None:
+        active = self._viewer.layers.selection.active
+        chosen = [live for live in self._lives if live.layer is active]
+        return (chosen or self._lives or [None])[-1]
+
+    def _exported(self, path: Path, error: Exception | None) -> None:
+        if error is not None:
+            self._form.say(f"Not exported: {one_line(error)}", problem=True)
+        else:
+            self._form.say(f"Exported to {path}")
+
+    def _describe(self, done: int) -> None:
+        """Keep the layer's metadata true."""
+        if self._live is not None and self._run is not None:
+            self._live.layer.metadata[METADATA_KEY].update(status=self._run.status, done=done)
+
+    def _planned(self) -> Subject:
+        image, config = self._form.plan()
+        return planned(image, source_of(image), config)
+
+    def _set_paused(self, paused: bool) -> None:
+        self._paused = paused
+        self._form.set_busy(True, paused=paused)
+
+    def _view_moved(self, event: Any = None) -> None:
+        self._move_focus()
+
+    def _focus_on_view(self) -> None:
+        """Tell the run what is looked at; it re-orders its patches before the next batch."""
+        self._overlays.view_moved()
+        if self._run is not None and self._request is not None and self.is_busy:
+            self._run.focus(shown_box(self._viewer, self._request.image))
+
+    def _layer_removed(self, event: Any) -> None:
+        if overlay := self._overlays.forget(event.value):
+            self._form.overlay_removed(overlay)
+        for live in [live for live in self._lives if live.layer is event.value]:
+            live.forget()
+            self._lives.remove(live)
+            if live is self._live:
+                self._live = None
+                self.cancel()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def source_of(image: Image) -> ArraySource:
+    """Return a layer's voxels as a source.
+
+    Raises
+    ------
+    SourceError
+        If the layer is RGB.
+    """
+    if image.rgb:
+        raise SourceError(
+            f"layer {image.name!r} is RGB; split it first (right click on it, Split RGB) "
+            "and choose one channel"
+        )
+    data = image.data[0] if image.multiscale else image.data
+    return ArraySource(data, name=f"layer {image.name!r}")
+
+
+def open_run(request: Request, source: ArraySource) -> "Run":
+    """Load the checkpoint and check everything; slow the first time, when torch is loaded."""
+    from napari_seamless.inference import InferenceRun
+    from napari_seamless.models import load_model
+
+    model = load_model(request.checkpoint, request.architecture, request.arguments)
+    return InferenceRun(source, model, request.config)
+
+
+def _progress_line(bar: progress, done: int, total: int) -> str:
+    rate = bar.format_dict["rate"] or done / max(bar.format_dict["elapsed"], 1e-3)
+    left = progress.format_interval((total - done) / rate)
+    return f"{done} of {total} patches, {rate:.1f} patches/s, {left} left"
+
+
+def _last_line(run: "Run | None", error: Exception | None) -> str:
+    """Say how it ended and what to do now."""
+    kept = ""
+    if run is not None and 0 < run.done < run.total:
+        kept = f" The layer keeps {run.done} of {run.total} patches."
+    if error is not None:
+        return f"Failed: {one_line(error)}.{kept}"
+    if run is None or run.status != "complete":
+        return f"Cancelled.{kept or ' Nothing was predicted.'}"
+    return f"Done: {run.total} patches. Export writes the layer to a file."
+
+
+def export_metadata(layer: Image) -> dict[str, Any]:
+    """Return what an exported file says: the run's facts, and how the layer lies in the world."""
+    facts = dict(layer.metadata[METADATA_KEY])
+    if facts["status"] == "running":
+        facts["status"] = "partial"
+    return {
+        **facts,
+        "scale": [float(value) for value in layer.scale],
+        "translate": [float(value) for value in layer.translate],
+        "affine": layer.affine.affine_matrix.tolist(),
+        "units": [str(unit) for unit in layer.units],
+    }
+
+
+def write_volume(path: Path, volume: LazyArray, metadata: Mapping[str, Any]) -> Exception | None:
+    """Write a prediction to a file, replacing it; the dialog has asked. Return what went wrong."""
+    from napari_seamless.io.stores import open_store
+
+    try:
+        store = open_store(path, overwrite=True)
+        store.reserve((volume.shape[0], volume.shape[1], volume.shape[2], volume.shape[3]))
+        store.write(volume, metadata)
+    except SeamlessError as error:
+        return error
+    return None

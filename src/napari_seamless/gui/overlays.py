@@ -1,0 +1,209 @@
+"""Layers that explain a prediction: blending weights, coverage and the patch grid."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Layer, Vectors
+from numpy.typing import NDArray
+from superqt.utils import qthrottled
+
+from napari_seamless.engine.blending import build_window, coverage_array, weights_array
+from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.grid import PatchGrid
+from napari_seamless.engine.lazy import LazyArray
+from napari_seamless.engine.source import Source, spatial_shape
+from napari_seamless.gui.geometry import geometry_of
+from napari_seamless.gui.live_layer import REFRESH_MS, as_layer_data
+
+if TYPE_CHECKING:  # loads torch, which opening the widget must not
+    from napari_seamless.engine.run import Run
+
+NAMES = {"weights": "blending weights", "coverage": "coverage", "grid": "patch grid"}
+GRID_COLOR = "#56b4e9"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What the overlays are about: a run, or a run that is being planned.
+
+    Attributes
+    ----------
+    image : Image
+        The layer they lie over.
+    grid : PatchGrid
+        Its patches.
+    weights, coverage : LazyArray
+        (Z, Y, X); so far, or at the end of the planned run.
+    highest : dict
+        Largest weight and coverage that a finished run has in its central plane.
+    """
+
+    image: Image
+    grid: PatchGrid
+    weights: LazyArray
+    coverage: LazyArray
+    highest: dict[str, float]
+
+
+def planned(image: Image, source: Source, config: InferenceConfig) -> Subject:
+    """Return the subject of a run with these settings once it is complete."""
+    grid = PatchGrid(spatial_shape(source), config.patch_size, config.overlap)
+    window = build_window(config.patch_size, config.blending)
+    everything = np.ones(grid.counts, dtype=bool)
+    weights = weights_array(grid, window, lambda: everything)
+    coverage = coverage_array(grid, lambda: everything)
+    middle = grid.shape[0] // 2
+    highest = {"weights": float(weights[middle].max()), "coverage": float(coverage[middle].max())}
+    return Subject(image, grid, weights, coverage, highest)
+
+
+def running(image: Image, source: Source, run: "Run") -> Subject:
+    """Return the subject of a run as far as it has come."""
+    plan = planned(image, source, run.plan.config)
+    return Subject(image, plan.grid, run.weights[0], run.coverage[0], plan.highest)
+
+
+class Overlays:
+    """The overlay layers that are switched on, kept in step with their subject.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Where the layers are.
+    """
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+        self._layers: dict[str, Layer] = {}
+        self._subject: Subject | None = None
+        self.mark = qthrottled(self.refresh, timeout=REFRESH_MS)
+        """Draw weights and coverage again soon."""
+
+    def show(self, wanted: set[str], subject: Subject | None) -> None:
+        """Show exactly the overlays in `wanted`, of `subject`."""
+        changed = subject is not self._subject
+        for name in list(self._layers):
+            if changed or name not in wanted:
+                self._remove(name)
+        self._subject = subject
+        if subject is not None:
+            for name in sorted(wanted - set(self._layers)):
+                self._add(name, subject)
+
+    def refresh(self) -> None:
+        """Draw weights and coverage again."""
+        for name, layer in self._layers.items():
+            if name != "grid":
+                layer.refresh(extent=False, thumbnail=False, highlight=False)
+
+    def view_moved(self) -> None:
+        """Draw the grid of the plane that is shown now."""
+        if "grid" in self._layers and self._subject is not None:
+            self._layers["grid"].data = self._lines(self._subject)
+
+    def raise_to_top(self) -> None:
+        """Move the overlays above a layer that was added after them."""
+        for layer in self._layers.values():
+            self._viewer.layers.move(self._viewer.layers.index(layer), len(self._viewer.layers))
+
+    def forget(self, layer: Layer) -> str | None:
+        """Let go of a layer that was removed from the viewer; return which overlay it was."""
+        for name, known in list(self._layers.items()):
+            if known is layer:
+                del self._layers[name]
+                return name
+        return None
+
+    def _add(self, name: str, subject: Subject) -> None:
+        layer = self._grid_layer(subject) if name == "grid" else _map_layer(name, subject)
+        active = self._viewer.layers.selection.active
+        self._layers[name] = layer
+        self._viewer.add_layer(layer)
+        self._viewer.layers.selection.active = active  # an overlay does not take the user's focus
+
+    def _remove(self, name: str) -> None:
+        layer = self._layers.pop(name)
+        if layer in self._viewer.layers:
+            self._viewer.layers.remove(layer)
+
+    def _grid_layer(self, subject: Subject) -> Vectors:
+        ndim = _ndim(subject)
+        return Vectors(
+            self._lines(subject),
+            ndim=ndim,
+            name=NAMES["grid"],
+            edge_width=max(1.0, min(subject.grid.patch_size[1:]) / 64),
+            edge_color=GRID_COLOR,
+            vector_style="line",
+            opacity=0.9,
+            **geometry_of(subject.image, ndim),
+        )
+
+    def _lines(self, subject: Subject) -> NDArray[np.float32]:
+        """Return the grid's lines in the plane that is shown, or all of them in 3-D."""
+        dims = self._viewer.dims
+        ndim = _ndim(subject)
+        if dims.ndisplay == 3:
+            return grid_lines(subject.grid, None, 0)[:, :, 3 - ndim :]
+        hidden = [axis for axis in dims.not_displayed if axis >= dims.ndim - 3]
+        if ndim == 2 or not hidden:
+            return grid_lines(subject.grid, 0, 0)[:, :, 3 - ndim :]
+        axis = hidden[-1] - (dims.ndim - 3)
+        plane = subject.image.world_to_data(dims.point)[axis - 3]
+        return grid_lines(subject.grid, axis, round(float(plane)))
+
+
+def grid_lines(grid: PatchGrid, axis: int | None, plane: int) -> NDArray[np.float32]:
+    """Return the faces of all patches as lines through the whole volume, each line once.
+
+    Parameters
+    ----------
+    grid : PatchGrid
+        The patches.
+    axis : int or None
+        Lines of the plane `plane` across this axis (0, 1, 2 for Z, Y, X); None: the 3-D lattice.
+
+    Returns
+    -------
+    ndarray of float32, shape (lines, 2, 3)
+        Start and extent of each line, voxel coordinates (Z, Y, X); voxel centres are integers.
+    """
+    faces = [
+        np.unique(np.concatenate([starts, starts + size])).clip(0, length) - 0.5
+        for starts, size, length in zip(grid.starts, grid.patch_size, grid.shape, strict=True)
+    ]
+    faces = [np.unique(each) for each in faces]
+    if axis is not None:
+        faces[axis] = np.array([float(plane)])
+    lines = [_lines_along(along, faces, grid.shape[along]) for along in range(3) if along != axis]
+    return np.concatenate(lines).astype(np.float32)
+
+
+def _lines_along(axis: int, faces: list[NDArray[Any]], length: int) -> NDArray[np.float64]:
+    ends = [np.array([-0.5]) if i == axis else each for i, each in enumerate(faces)]
+    starts = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
+    extent = np.zeros_like(starts)
+    extent[:, axis] = length
+    return np.stack([starts, extent], axis=1)
+
+
+def _map_layer(name: str, subject: Subject) -> Image:
+    volume = subject.weights if name == "weights" else subject.coverage
+    data = as_layer_data(volume, flat=subject.image.ndim == 2)
+    return Image(
+        data,
+        name=NAMES[name],
+        rgb=False,
+        multiscale=False,
+        colormap="cyan" if name == "weights" else "yellow",
+        blending="additive",
+        opacity=0.5,
+        contrast_limits=(0, subject.highest[name]),
+        **geometry_of(subject.image, data.ndim),
+    )
+
+
+def _ndim(subject: Subject) -> int:
+    return min(3, subject.image.ndim)

@@ -1,0 +1,32 @@
+"""What part of a volume the viewer shows."""
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Layer
+
+from napari_seamless.engine.grid import Box
+
+
+def shown_box(viewer: ViewerModel, layer: Layer) -> Box | None:
+    """Return the voxels (Z, Y, X) of a layer that are on the screen; None in 3-D, where all are.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Its slider positions and displayed axes count.
+    layer : Layer
+        2-D (Y, X), 3-D (Z, Y, X) or more; leading axes are left out.
+    """
+    if viewer.dims.ndisplay != 2:
+        return None
+    missing = viewer.dims.ndim - layer.ndim
+    displayed = [axis - missing for axis in viewer.dims.displayed if axis >= missing]
+    position = np.asarray(layer.world_to_data(viewer.dims.point))[-layer.ndim :]
+    low, high = np.rint(position).astype(int), np.rint(position).astype(int) + 1
+    corners = np.asarray(layer.corner_pixels)[:, displayed]
+    if not corners.any():  # not drawn yet
+        corners = np.asarray(layer.extent.data)[:, displayed].astype(int)
+    low[displayed], high[displayed] = corners[0], corners[1] + 1
+    z, y, x = (0, *low.tolist())[-3:]
+    z_stop, y_stop, x_stop = (1, *high.tolist())[-3:]
+    return Box((z, y, x), (z_stop, y_stop, x_stop))

@@ -1,0 +1,306 @@
+"""The form of the plugin; what it does is the controller's."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import napari
+from magicgui.widgets import (
+    CheckBox,
+    ComboBox,
+    Container,
+    FileEdit,
+    FloatSpinBox,
+    Label,
+    LineEdit,
+    ProgressBar,
+    PushButton,
+    SpinBox,
+    TupleEdit,
+    Widget,
+    create_widget,
+)
+from napari.layers import Image
+from qtpy.QtWidgets import QFileDialog, QLabel, QSizePolicy
+
+from napari_seamless.engine.config import (
+    Activation,
+    Blending,
+    InferenceConfig,
+    Normalization,
+    TestTimeAugmentation,
+)
+from napari_seamless.engine.errors import ConfigError, ModelError, SeamlessError, one_line
+from napari_seamless.gui.controller import Controller, Request
+from napari_seamless.models import sniff_format
+
+_PROBLEM = "color: #ff8a80;"
+_OVERLAYS = ("weights", "coverage", "grid")
+
+
+class BlendedInference(Container):
+    """The dock widget `Blended inference`.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer it is docked in.
+    """
+
+    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
+        super().__init__()
+        self._inputs = _inputs()
+        self._bar = ProgressBar(name="progress", visible=False)
+        self._status = Label(name="status")
+        self._status.native.setWordWrap(True)
+        self._status.native.setSizePolicy(
+            QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred
+        )
+        self.extend(
+            [*self._inputs, _controls(), _overlay_boxes(), _row(self._bar), _row(self._status)]
+        )
+        _align_labels(self)
+        self._busy = False
+        self._controller = Controller(napari_viewer, self)
+        self._connect()
+        self._fit_checkpoint()
+        self._validate()
+
+    def __getattr__(self, name: str) -> Widget:
+        """Find a field by name, also one inside a row."""
+        for child in object.__getattribute__(self, "_list"):
+            if child.name == name:
+                return child
+            if isinstance(child, Container) and not isinstance(child, (FileEdit, TupleEdit)):
+                for inner in child:
+                    if inner.name == name:
+                        return inner
+        return object.__getattribute__(self, name)
+
+    @property
+    def controller(self) -> Controller:
+        """What the form is a view of."""
+        return self._controller
+
+    def request(self) -> Request:
+        """Return what is asked for, or raise a SeamlessError that says what cannot work."""
+        image, config = self.plan()
+        checkpoint = Path(self.checkpoint.value)
+        if not self._has_checkpoint():
+            raise ModelError("Choose a checkpoint: TorchScript, or a state dict (.pt, .pth)")
+        architecture = arguments = None
+        if sniff_format(checkpoint) == "state_dict":
+            architecture = self.architecture.value.strip() or None
+            if architecture is None:
+                raise ModelError(
+                    "This checkpoint is a state dict: name its architecture, "
+                    "for example monai.networks.nets:UNet"
+                )
+            arguments = _object_of(self.arguments.value)
+        return Request(image, checkpoint, architecture, arguments, config)
+
+    def plan(self) -> tuple[Image, InferenceConfig]:
+        """Return the image and the settings, or raise a SeamlessError."""
+        if self.image.value is None:
+            raise ConfigError("Open an image first, for example with File > Open Sample > Seamless")
+        config = InferenceConfig(
+            patch_size=tuple(self.patch_size.value),
+            **{name: getattr(self, name).value for name in _SETTINGS},
+        )
+        return self.image.value, config
+
+    def wanted_overlays(self) -> set[str]:
+        """Return which overlays are switched on."""
+        return {name for name in _OVERLAYS if getattr(self, f"show_{name}").value}
+
+    def overlay_removed(self, name: str) -> None:
+        """Switch off an overlay whose layer the user removed."""
+        getattr(self, f"show_{name}").value = False
+
+    def ask_where(self, suggestion: str) -> Path | None:
+        """Ask for the file to export to."""
+        chosen, _ = QFileDialog.getSaveFileName(
+            self.native, "Export the prediction", suggestion, "HDF5 (*.h5);;TIFF (*.tif)"
+        )
+        return Path(chosen) if chosen else None
+
+    def set_busy(self, busy: bool, paused: bool = False) -> None:
+        """Enable what makes sense now; show the bar while busy."""
+        self._busy = busy
+        for field in self._inputs:
+            field.enabled = not busy
+        self.pause_button.enabled = self.cancel_button.enabled = busy
+        self.pause_button.text = "Continue" if paused else "Pause"
+        self._bar.visible = busy
+        self.run_button.enabled = not busy
+
+    def set_progress(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self._bar.max, self._bar.value = total, done
+
+    def say(self, text: str, problem: bool = False) -> None:
+        """Show one line of status."""
+        self._status.value = text
+        self._status.native.setStyleSheet(_PROBLEM if problem else "")
+
+    def _connect(self) -> None:
+        self.run_button.changed.connect(self._controller.run)
+        self.pause_button.changed.connect(self._controller.toggle_pause)
+        self.cancel_button.changed.connect(self._controller.cancel)
+        self.export_button.changed.connect(self._controller.export)
+        for name in _OVERLAYS:
+            getattr(self, f"show_{name}").changed.connect(self._controller.update_overlays)
+        for field in self._inputs:
+            field.changed.connect(self._validate)
+        for name in ("image", "patch_size", "overlap", "blending"):
+            getattr(self, name).changed.connect(self._controller.plan_changed)
+        self.checkpoint.changed.connect(self._fit_checkpoint)
+        self.native.destroyed.connect(self._controller.close)
+
+    def _has_checkpoint(self) -> bool:
+        return Path(self.checkpoint.value) != Path()
+
+    def _fit_checkpoint(self) -> None:
+        """Ask for an architecture only where the checkpoint needs one."""
+        try:
+            bare = self._has_checkpoint() and sniff_format(self.checkpoint.value) == "state_dict"
+        except SeamlessError:
+            bare = False  # `_validate` says what is wrong
+        self.architecture.visible = self.arguments.visible = bare
+
+    def _validate(self) -> None:
+        """Say at once whether what the form asks for can work."""
+        if self._busy:
+            return
+        try:
+            self.request()
+        except SeamlessError as error:
+            self.say(one_line(error), problem=True)
+            self.run_button.enabled = False
+        else:
+            self.say("Ready")
+            self.run_button.enabled = True
+
+
+_SETTINGS = (
+    "overlap",
+    "blending",
+    "activation",
+    "normalization",
+    "tta",
+    "batch_size",
+    "device",
+)
+
+
+def _inputs() -> list[Widget]:
+    """Return the fields that decide a run, in the order of the form."""
+    return [
+        create_widget(
+            name="image",
+            annotation=Image,
+            options={
+                "tooltip": "Layer to predict: (Y, X), (Z, Y, X) or (C, Z, Y, X)",
+            },
+        ),
+        FileEdit(
+            name="checkpoint",
+            mode="r",
+            filter="Checkpoints (*.pt *.pth *.ts);;All files (*)",
+            tooltip="TorchScript, or a state dict with its architecture",
+        ),
+        LineEdit(
+            name="architecture",
+            tooltip="Network of a state dict: module.path:Class",
+        ),
+        LineEdit(name="arguments", value="{}", tooltip="Arguments of the network, as JSON"),
+        TupleEdit(
+            name="patch_size",
+            value=(8, 128, 128),
+            options={"min": 1, "max": 4096},
+            tooltip="Voxels of one model input (Z, Y, X)",
+        ),
+        FloatSpinBox(
+            name="overlap",
+            value=0.5,
+            min=0,
+            max=0.99,
+            step=0.05,
+            tooltip="Share of a patch that its neighbour also covers",
+        ),
+        ComboBox(
+            name="blending",
+            choices=get_args(Blending),
+            value="gaussian",
+            tooltip="Window that weights each patch",
+        ),
+        SpinBox(
+            name="batch_size", value=4, min=1, max=1024, tooltip="Patches per call of the network"
+        ),
+        ComboBox(
+            name="device",
+            choices=("auto", "cpu", "cuda", "mps"),
+            tooltip="Where the network runs; auto takes a GPU if there is one",
+        ),
+        ComboBox(
+            name="activation",
+            choices=get_args(Activation),
+            value="sigmoid",
+            tooltip="Applied to each patch before blending",
+        ),
+        ComboBox(
+            name="normalization",
+            choices=get_args(Normalization),
+            value="dtype",
+            tooltip="dtype: unsigned integers are divided by their largest value",
+        ),
+        ComboBox(
+            name="tta",
+            label="TTA",
+            choices=get_args(TestTimeAugmentation),
+            tooltip="Test-time augmentation",
+        ),
+    ]
+
+
+def _controls() -> Container:
+    return _row(
+        PushButton(name="run_button", text="Run", tooltip="Predict the whole image"),
+        PushButton(name="pause_button", text="Pause", enabled=False, tooltip="Pause or continue"),
+        PushButton(
+            name="cancel_button", text="Cancel", enabled=False, tooltip="Stop; keep what is done"
+        ),
+        PushButton(name="export_button", text="Export…", tooltip="Write the layer to a file"),
+    )
+
+
+def _overlay_boxes() -> Container:
+    return _row(
+        CheckBox(name="show_weights", text="Weights", tooltip="Blending weights so far"),
+        CheckBox(name="show_coverage", text="Coverage", tooltip="Patches per voxel so far"),
+        CheckBox(name="show_grid", text="Grid", tooltip="Where patches meet"),
+    )
+
+
+def _row(*widgets: Widget) -> Container:
+    return Container(widgets=widgets, layout="horizontal", labels=False, label="")
+
+
+def _align_labels(form: Container) -> None:
+    """Give all labels one width; magicgui's own measure leaves out the style's larger font."""
+    labels = form.native.findChildren(QLabel)
+    width = round(1.2 * max(label.sizeHint().width() for label in labels))
+    for label in labels:
+        label.setMinimumWidth(width)
+
+
+def _object_of(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"The arguments are not JSON ({error}); give an object: {{...}}"
+        ) from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"The arguments {text} are no JSON object; give {{...}}")
+    return value

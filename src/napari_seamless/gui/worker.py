@@ -1,0 +1,113 @@
+"""A run on a thread worker, and every way in which it can end, as messages to the main thread."""
+
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Union
+
+from napari.qt.threading import GeneratorWorker, create_worker
+
+if TYPE_CHECKING:  # loads torch, which opening the widget must not
+    from napari_seamless.engine.run import Event, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The checkpoint is loaded and everything checked; batches follow."""
+
+    run: "Run"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing follows. Without an error the run says itself whether it is complete."""
+
+    error: Exception | None = None
+
+
+Message = Union[Opened, "Event", Ended]
+
+
+class RunStream:
+    """Opens a run, drains it and closes it, all on the thread that iterates.
+
+    Parameters
+    ----------
+    open_run : callable
+        Loads the checkpoint and returns the run; slow, so not for the main thread.
+    """
+
+    def __init__(self, open_run: Callable[[], "Run"]) -> None:
+        self._open_run = open_run
+        self._run: Run | None = None
+        self._lock = threading.Lock()
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the run before its next batch, also if it is paused or not open yet."""
+        with self._lock:
+            self._cancelled = True
+            if self._run is not None:
+                self._run.cancel()
+
+    def messages(self) -> Generator[Message]:
+        """Yield `Opened`, an `Event` per batch, and `Ended` whatever happens.
+
+        napari's worker loses a RuntimeError that its function raises, and every failure of torch is
+        one; so an error is a message here.
+        """
+        try:
+            run = self._open()
+            with run:
+                yield Opened(run)
+                yield from run
+            ended = Ended()
+        except Exception as error:  # passed on to the user
+            ended = Ended(error)
+        yield ended
+
+    def _open(self) -> "Run":
+        run = self._open_run()
+        with self._lock:
+            self._run = run
+            if self._cancelled:
+                run.cancel()
+        return run
+
+
+class RunWorker(GeneratorWorker):
+    """A worker whose `quit`, called by napari when its window closes, cancels the run.
+
+    The worker itself is left to finish: aborted, it would not close the run.
+    """
+
+    def __init__(self, function: Callable[..., Any], stream: RunStream) -> None:
+        super().__init__(function, stream)
+        self._stream = stream
+
+    def quit(self) -> None:
+        """Cancel the run; the worker ends with it."""
+        self._stream.cancel()
+
+
+Task = Callable[[], Exception | None]
+
+
+def start_task(task: Task, done: Callable[[Exception | None], None]) -> None:
+    """Do a task on a thread; `done` gets the error it returns, or None, on the main thread."""
+    worker = create_worker(task, _start_thread=False)
+    worker.returned.connect(done)
+    worker.errored.connect(done)
+    worker.start()
+
+
+def start_worker(stream: RunStream, receive: Callable[[Message], None]) -> None:
+    """Drain a stream on a thread; `receive` gets its messages on the main thread."""
+    worker = create_worker(blended_inference, stream, _worker_class=RunWorker, _start_thread=False)
+    worker.yielded.connect(receive)
+    worker.start()
+
+
+def blended_inference(stream: RunStream) -> Generator[Message]:
+    """Yield a stream's messages; napari names a worker after its function when it asks to close."""
+    yield from stream.messages()
