@@ -1,0 +1,21 @@
+"""Checkpoints: told apart by what is in them, loaded without running code, and reported on.
+
+Importing this package does not import torch; loading does.
+"""
+
+from napari_seamless.models.checkpoint import (
+    LoadedModel,
+    inspect_checkpoint,
+    load_model,
+)
+from napari_seamless.models.report import MismatchError, ModelReport
+from napari_seamless.models.sniff import sniff_format
+
+__all__ = [
+    "LoadedModel",
+    "MismatchError",
+    "ModelReport",
+    "inspect_checkpoint",
+    "load_model",
+    "sniff_format",
+]

@@ -1,0 +1,258 @@
+import dataclasses
+import hashlib
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from napari_seamless.engine.errors import ModelError
+from napari_seamless.models import LoadedModel, MismatchError, inspect_checkpoint, load_model
+
+DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason="needs the real data beside the project: shared/data"
+)
+
+ARCHITECTURE = "lab_net:Net"
+LINEAR = {"in_features": 2, "out_features": 1}
+CODE = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self, in_channels=1, width=4, out_channels=2, extra=False):
+        super().__init__(
+            nn.Conv3d(in_channels, width, 3, padding=1),
+            nn.BatchNorm3d(width),
+            nn.Conv3d(width, out_channels, 1),
+            *([nn.Conv3d(out_channels, 1, 1)] if extra else []),
+        )
+"""
+
+
+@pytest.fixture(autouse=True)
+def lab_net(tmp_path, monkeypatch):
+    """Make the network of the checkpoints importable as `lab_net:Net`."""
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "lab_net.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path / "lab")
+
+
+def refusal(path, *arguments):
+    """Return the message that refuses a checkpoint, which must be one line."""
+    with pytest.raises(ModelError) as caught:
+        load_model(path, *arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestLoading:
+    @pytest.mark.parametrize("kind", ["torchscript", "state dict", "legacy state dict"])
+    @pytest.mark.parametrize("as_path", [str, Path])
+    def test_same_output_as_the_network_it_was_saved_from(self, checkpoint, network, kind, as_path):
+        loaded = load_model(as_path(checkpoint(kind)), ARCHITECTURE, {"width": 4})
+        assert isinstance(loaded, LoadedModel)
+        assert not loaded.module.training
+        patch = torch.rand(2, 1, 4, 5, 6)
+        with torch.inference_mode():
+            torch.testing.assert_close(loaded.module(patch), network(patch))
+
+    @pytest.mark.parametrize("kind", ["state dict", "legacy state dict"])
+    def test_report_of_a_state_dict(self, checkpoint, kind):
+        path = checkpoint(kind)
+        report = load_model(path, ARCHITECTURE, {"in_channels": 1, "width": 4}).report
+        assert dataclasses.asdict(report) == {
+            "path": str(path),
+            "format": "state dict",
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "parameters": 4 * 27 + 4 + 2 * 4 + 2 * 4 + 2,
+            "tensors": 9,
+            "architecture": ARCHITECTURE,
+            "arguments": {"in_channels": 1, "width": 4},
+            "missing": (),
+            "unexpected": (),
+            "misshaped": (),
+        }
+        assert (report.in_channels, report.out_channels) == (1, None)
+
+    def test_report_of_torchscript(self, checkpoint):
+        path = checkpoint("torchscript")
+        report = load_model(path).report
+        assert report.format == "TorchScript"
+        assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert (report.parameters, report.tensors) == (130, 9)
+        assert report.architecture == "Sequential"
+        assert report.arguments == {}
+        assert inspect_checkpoint(path) == report
+        assert json.loads(json.dumps(report.to_dict()))["in_channels"] is None
+
+    def test_loading_does_not_warn(self, checkpoint, recwarn):
+        load_model(checkpoint("torchscript"))
+        load_model(checkpoint("state dict"), ARCHITECTURE)
+        assert not recwarn.list
+
+
+class TestMisfits:
+    def test_no_architecture(self, checkpoint):
+        path = checkpoint("state dict")
+        said = refusal(path)
+        assert said.startswith(f"{path} is a state dict of 9 tensors")
+        assert "give architecture and arguments, for example architecture='monai.networks" in said
+        report = inspect_checkpoint(path)
+        assert (report.tensors, report.parameters, report.architecture) == (9, 130, None)
+
+    @pytest.mark.parametrize(
+        ("arguments", "misfits"),
+        [
+            ({"extra": True}, {"missing": ("3.weight", "3.bias")}),
+            (
+                {"in_channels": 3},
+                {"misshaped": ("0.weight: file (4, 1, 3, 3, 3), network (4, 3, 3, 3, 3)",)},
+            ),
+            (
+                {"out_channels": 5},
+                {
+                    "misshaped": (
+                        "2.weight: file (2, 4, 1, 1, 1), network (5, 4, 1, 1, 1)",
+                        "2.bias: file (2,), network (5,)",
+                    )
+                },
+            ),
+        ],
+    )
+    def test_every_tensor_that_does_not_fit_is_named(self, checkpoint, arguments, misfits):
+        path = checkpoint("state dict")
+        with pytest.raises(MismatchError) as caught:
+            load_model(path, ARCHITECTURE, arguments)
+        assert caught.value.report.misfits == misfits
+        assert inspect_checkpoint(path, ARCHITECTURE, arguments) == caught.value.report
+        (kind, names), *_ = misfits.items()
+        assert f"net.pt does not fit lab_net:Net: {len(names)} {kind} ({names[0]}" in str(
+            caught.value
+        )
+
+    def test_tensors_that_only_the_file_has(self, checkpoint):
+        with pytest.raises(MismatchError) as caught:
+            load_model(checkpoint("state dict"), "torch.nn:Linear", LINEAR)
+        report = caught.value.report
+        assert report.missing == ("weight", "bias")
+        assert len(report.unexpected) == 9
+        assert re.search(
+            r"2 missing \(weight, bias\); 9 unexpected \(0\.weight, 0\.bias, 1\.weight, \.\.\.\)",
+            str(caught.value),
+        )
+
+    def test_architecture_that_cannot_be_built(self, checkpoint):
+        path = checkpoint("state dict")
+        assert "must be MODULE:CLASS" in refusal(path, "UNet")
+        with pytest.raises(ModelError, match="refuses the arguments"):
+            inspect_checkpoint(path, ARCHITECTURE, {"depth": 3})
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("kind", "called"),
+        [
+            ("trap", ""),
+            ("old trap", ""),
+            ("saved trap", r" \(\S*open\)"),
+            ("legacy trap", r" \(\S*open\)"),
+            ("module", r" \(torch\.nn\.modules\.container\.Sequential\)"),
+        ],
+    )
+    @pytest.mark.parametrize("load", [load_model, inspect_checkpoint])
+    def test_pickle_is_not_run(self, checkpoint, tmp_path, kind, called, load):
+        path = checkpoint(kind)
+        with pytest.raises(ModelError) as caught:
+            load(path, ARCHITECTURE)
+        assert re.fullmatch(
+            rf"{re.escape(str(path))} is a pickled Python object{called}; .*nothing in it was run: "
+            r"save a state dict \(torch\.save\(network\.state_dict\(\), path\)\) or TorchScript .*",
+            str(caught.value),
+        )
+        assert not (tmp_path / "trap").exists()
+
+    def test_pickle_of_a_newer_protocol(self, tmp_path, recwarn):
+        torch.save({"net": torch.nn.Identity()}, tmp_path / "net.pt", pickle_protocol=4)
+        assert "is a pickled Python object or damaged; " in refusal(tmp_path / "net.pt")
+        assert not recwarn.list
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (
+                {"epoch": 3, "model": {"a": torch.ones(2)}, "best": 0.5},
+                "holds a mapping with 'epoch', 'model', 'best', not only tensors; its 'model' is a "
+                "state dict: save it alone with "
+                "torch.save(torch.load(path, weights_only=True)['model'], new_path)",
+            ),
+            (
+                {f"k{i}": i for i in range(7)},
+                "holds a mapping with 'k0', 'k1', 'k2', 'k3', 'k4', ..., not only tensors; give",
+            ),
+            ({0: torch.ones(2)}, "holds a mapping with 0, not only tensors"),
+            ({}, "holds an empty mapping"),
+            ([torch.ones(2)], "holds a list; give a state dict: a mapping of names to tensors"),
+            (torch.ones(2), "holds a Tensor"),
+        ],
+    )
+    def test_other_content(self, tmp_path, content, said):
+        path = tmp_path / "net.pt"
+        torch.save(content, path)
+        assert refusal(path, ARCHITECTURE).startswith(f"{path} {said}")
+
+    @pytest.mark.parametrize("kind", ["torchscript", "state dict", "legacy state dict"])
+    @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+    def test_cut_short(self, checkpoint, kind, share):
+        path = checkpoint(kind)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+        assert re.search("is cut short or damaged|nothing in it was run", refusal(path))
+
+    def test_damaged_torchscript(self, checkpoint, tmp_path):
+        with (
+            zipfile.ZipFile(checkpoint("torchscript")) as whole,
+            zipfile.ZipFile(tmp_path / "damaged.pt", "w") as damaged,
+        ):
+            for name in whole.namelist():
+                damaged.writestr(name, whole.read(name).replace(b"def forward", b"def f(rward"))
+        assert "damaged.pt is cut short or damaged (" in refusal(tmp_path / "damaged.pt")
+
+    def test_no_file_and_no_checkpoint(self, tmp_path):
+        assert refusal(tmp_path / "nope.pt") == f"no such checkpoint: {tmp_path / 'nope.pt'}"
+        (tmp_path / "net.pt").write_text("<!DOCTYPE html>")
+        assert "is a web page" in refusal(tmp_path / "net.pt")
+
+
+@needs_data
+class TestRealNetwork:
+    SETTINGS = json.loads((DATA / "vnc_unet.json").read_text()) if DATA.is_dir() else {}
+
+    def test_state_dict_and_torchscript_are_the_same_network(self):
+        pytest.importorskip("monai")
+        built = load_model(
+            DATA / "vnc_unet_state_dict.pt",
+            architecture=self.SETTINGS["architecture"],
+            arguments=self.SETTINGS["arguments"],
+        )
+        scripted = load_model(DATA / "vnc_unet_torchscript.pt")
+        assert built.report.parameters == scripted.report.parameters == 150_456
+        assert (built.report.in_channels, built.report.out_channels) == (1, 1)
+        patch = torch.rand(1, 1, 8, 64, 64)
+        with torch.inference_mode():
+            output = built.module(patch)
+            torch.testing.assert_close(output, scripted.module(patch), rtol=1e-5, atol=1e-5)
+        assert output.shape == patch.shape
+        assert output.std() > 0.1
+
+    def test_wrong_width(self):
+        pytest.importorskip("monai")
+        arguments = {**self.SETTINGS["arguments"], "channels": [16, 16, 32, 64]}
+        report = inspect_checkpoint(
+            DATA / "vnc_unet_state_dict.pt", self.SETTINGS["architecture"], arguments
+        )
+        assert (report.missing, report.unexpected) == ((), ())
+        assert "model.0.conv.unit0.conv.weight: file (8, 1, 3, 3, 3), network (16, 1, 3, 3, 3)" in (
+            report.misshaped
+        )
