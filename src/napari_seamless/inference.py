@@ -123,7 +123,8 @@ class InferenceRun(Run):
                     f"labels have shape {source.shape} (C, Z, Y, X); "
                     f"they must be one volume of shape {(1, *volume.grid.shape)} like the input"
                 )
-            return source.read(volume.box)[0]
+            truth: NDArray[Any] = source.read(volume.box)[0]
+            return truth
         finally:
             source.close()
 

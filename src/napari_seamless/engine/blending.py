@@ -156,7 +156,7 @@ def coverage(grid: PatchGrid, done: NDArray[np.bool_], box: Box) -> NDArray[np.f
 
 
 Done = Callable[[], NDArray[np.bool_]]
-"""Returns which patches are in by now: a bool array of shape ``grid.counts`` that stays as it is."""
+"""Returns which patches are in by now: bool, shape ``grid.counts``, not changed afterwards."""
 
 
 def weights_array(grid: PatchGrid, window: Window, done: Done) -> LazyArray:

@@ -4,6 +4,7 @@ Form and viewer are given, so that this is tested without a screen. Every run ha
 number; messages of an older one are dropped. All methods belong to the main thread.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +19,12 @@ from superqt.utils import qthrottled
 
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import SeamlessError, SourceError, one_line
+from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.source import ArraySource
-from napari_seamless.gui.live_layer import METADATA_KEY, LiveLayer
+from napari_seamless.gui.live_layer import METADATA_KEY, REFRESH_MS, LiveLayer
 from napari_seamless.gui.overlays import Overlays, Subject, planned, running
-from napari_seamless.gui.view import shown_box
+from napari_seamless.gui.view import camera_of, shown_box
 from napari_seamless.gui.worker import (
     Ended,
     Message,
@@ -130,15 +132,18 @@ class Controller:
         self._live: LiveLayer | None = None
         self._lives: list[LiveLayer] = []
         self._bar: progress | None = None
+        self._inbox: deque[tuple[int, Message]] = deque()
+        self._is_receiving = False
         self._paused = False
         self._overlays = Overlays(viewer)
         self._move_focus = qthrottled(self._focus_on_view, timeout=FOCUS_MS)
+        self._show_progress_soon = qthrottled(self._show_progress, timeout=REFRESH_MS)
         self._connections: list[tuple[Any, Callable[..., None]]] = [
             (viewer.dims.events.point, self._view_moved),
             (viewer.dims.events.order, self._view_moved),
             (viewer.dims.events.ndisplay, self._view_moved),
-            (viewer.camera.events.center, self._view_moved),
-            (viewer.camera.events.zoom, self._view_moved),
+            (camera_of(viewer).events.center, self._view_moved),
+            (camera_of(viewer).events.zoom, self._view_moved),
             (viewer.layers.events.removed, self._layer_removed),
         ]
         for signal, slot in self._connections:
@@ -167,7 +172,9 @@ class Controller:
         self._generation += 1
         self._source = source
         self._request, self._run, self._subject, self._live = request, None, None, None
-        self._stream = RunStream(partial(open_run, request, source))
+        self._stream = RunStream(
+            partial(open_run, request, source, shown_box(self._viewer, request.image))
+        )
         self._set_paused(False)
         self._form.say(f"Opening {request.checkpoint.name} …")
         self._start(self._stream, partial(self._receive, self._generation))
@@ -228,11 +235,27 @@ class Controller:
             signal.disconnect(slot)
         self._connections = []
         self._move_focus.cancel()
+        self._show_progress_soon.cancel()
         if self._stream is not None:
             self._stream.cancel()
         self._close_bar()
 
     def _receive(self, generation: int, message: Message) -> None:
+        """Handle messages one after the other.
+
+        napari's progress bar lets Qt deliver the next message while one is still handled.
+        """
+        self._inbox.append((generation, message))
+        if self._is_receiving:
+            return
+        self._is_receiving = True
+        try:
+            while self._inbox:
+                self._handle(*self._inbox.popleft())
+        finally:
+            self._is_receiving = False
+
+    def _handle(self, generation: int, message: Message) -> None:
         if generation != self._generation:
             return
         if isinstance(message, Opened):
@@ -271,14 +294,20 @@ class Controller:
         self._describe(event.done)
         self._live.mark(event.dirty)
         self._overlays.mark()
-        self._bar.update(event.done - self._bar.n)
-        self._form.set_progress(event.done, event.total)
-        if not self._paused:
-            self._form.say(_progress_line(self._bar, event.done, event.total))
+        self._show_progress_soon(event.done, event.total)
         self.progressed.emit(event.done, event.total)
+
+    def _show_progress(self, done: int, total: int) -> None:
+        if self._bar is None:
+            return
+        self._form.set_progress(done, total)
+        if not self._paused:
+            self._form.say(_progress_line(self._bar, done, total))
+        self._bar.update(done - self._bar.n)  # last: Qt may handle the run's end inside
 
     def _ended(self, ended: Ended) -> None:
         run, self._stream = self._run, None
+        self._show_progress_soon.cancel()
         self._close_bar()
         if self._live is not None and run is not None:
             self._describe(run.done)
@@ -291,8 +320,10 @@ class Controller:
 
     def _to_export(self) -> LiveLayer | None:
         active = self._viewer.layers.selection.active
-        chosen = [live for live in self._lives if live.layer is active]
-        return (chosen or self._lives or [None])[-1]
+        for live in self._lives:
+            if live.layer is active:
+                return live
+        return self._lives[-1] if self._lives else None
 
     def _exported(self, path: Path, error: Exception | None) -> None:
         if error is not None:
@@ -355,13 +386,15 @@ def source_of(image: Image) -> ArraySource:
     return ArraySource(data, name=f"layer {image.name!r}")
 
 
-def open_run(request: Request, source: ArraySource) -> "Run":
+def open_run(request: Request, source: ArraySource, focus: Box | None) -> "Run":
     """Load the checkpoint and check everything; slow the first time, when torch is loaded."""
     from napari_seamless.inference import InferenceRun
     from napari_seamless.models import load_model
 
     model = load_model(request.checkpoint, request.architecture, request.arguments)
-    return InferenceRun(source, model, request.config)
+    run = InferenceRun(source, model, request.config)
+    run.focus(focus)
+    return run
 
 
 def _progress_line(bar: progress, done: int, total: int) -> str:

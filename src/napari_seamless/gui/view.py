@@ -1,10 +1,15 @@
 """What part of a volume the viewer shows."""
 
 import numpy as np
-from napari.components import ViewerModel
+from napari.components import Camera, ViewerModel
 from napari.layers import Layer
 
 from napari_seamless.engine.grid import Box
+
+
+def camera_of(viewer: ViewerModel) -> Camera:
+    """Return the viewer's camera, which napari 0.9 moved."""
+    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
 
 def shown_box(viewer: ViewerModel, layer: Layer) -> Box | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import napari
+from magicgui.types import FileDialogMode
 from magicgui.widgets import (
     CheckBox,
     ComboBox,
@@ -66,7 +67,7 @@ class BlendedInference(Container):
         self._fit_checkpoint()
         self._validate()
 
-    def __getattr__(self, name: str) -> Widget:
+    def __getattr__(self, name: str) -> Any:
         """Find a field by name, also one inside a row."""
         for child in object.__getattribute__(self, "_list"):
             if child.name == name:
@@ -205,7 +206,7 @@ def _inputs() -> list[Widget]:
         ),
         FileEdit(
             name="checkpoint",
-            mode="r",
+            mode=FileDialogMode.EXISTING_FILE,
             filter="Checkpoints (*.pt *.pth *.ts);;All files (*)",
             tooltip="TorchScript, or a state dict with its architecture",
         ),

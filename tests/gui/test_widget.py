@@ -1,0 +1,176 @@
+"""The form: what it refuses while one types, and how layers of other kinds fare."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import networks
+
+NAMES = [
+    "image",
+    "checkpoint",
+    "patch_size",
+    "overlap",
+    "blending",
+    "batch_size",
+    "device",
+    "activation",
+    "normalization",
+    "tta",
+    "run_button",
+    "pause_button",
+    "cancel_button",
+    "export_button",
+    "show_weights",
+    "show_coverage",
+    "show_grid",
+]
+
+
+def test_every_field_is_found_by_its_name(session_over, volume):
+    widget = session_over(volume).widget
+
+    assert [getattr(widget, name).name for name in NAMES] == NAMES
+    assert [widget[name].name for name in NAMES] == NAMES
+    with pytest.raises(AttributeError):
+        widget.no_such_field  # noqa: B018
+
+
+def test_the_form_says_what_is_missing_as_one_types(session_over, checkpoint_of, volume, tmp_path):
+    session = session_over(volume)
+    assert "Choose a checkpoint" in session.status
+    assert not session.widget.run_button.enabled
+
+    session.widget.checkpoint.value = tmp_path / "absent.pt"
+    assert "absent.pt" in session.status
+    web_page = tmp_path / "page.pt"
+    web_page.write_text("<!DOCTYPE html><html></html>")
+    session.widget.checkpoint.value = web_page
+    assert "web page" in session.status
+    assert not session.widget.architecture.visible
+
+    session.widget.checkpoint.value = checkpoint_of(networks.Doubled)
+    assert "architecture" in session.status
+    assert session.widget.architecture.visible
+    session.widget.architecture.value = "networks:Doubled"
+    session.widget.arguments.value = "{oops"
+    assert "not JSON" in session.status
+    session.widget.arguments.value = "{}"
+    assert session.status == "Ready"
+    assert session.widget.run_button.enabled
+
+
+def test_an_overlap_of_one_is_refused_by_the_field(session_over, volume):
+    widget = session_over(volume).widget
+
+    with pytest.raises(ValueError, match=r"1\.5"):
+        widget.overlap.value = 1.5
+
+
+def test_a_viewer_without_an_image_asks_for_one(make_napari_viewer):
+    viewer = make_napari_viewer()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-seamless", "Blended inference")
+
+    assert "Open an image first" in widget.status.value
+    assert not widget.run_button.enabled
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("networks:NoSuch", "NoSuch"),
+        ("no_such_package.nets:Net", "no_such_package"),
+    ],
+)
+def test_what_only_opening_can_tell_ends_in_one_line(
+    session_over, checkpoint_of, volume, architecture, message
+):
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    session.widget.architecture.value = architecture
+    session.press("run_button")
+    line = session.wait_for_end()
+
+    assert message in line
+    assert "\n" not in line
+    assert session.widget.run_button.enabled
+    assert session.live is None
+
+
+def test_nan_in_the_image_names_the_place(session_over, checkpoint_of, volume):
+    volume[3, 5, 7] = np.nan
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    session.press("run_button")
+    line = session.wait_for_end()
+
+    assert "(3, 5, 7)" in line
+    assert "nan" in line
+
+
+def test_an_rgb_image_is_refused_with_the_remedy(session_over, checkpoint_of):
+    session = session_over(np.zeros((20, 20, 3), np.uint8), rgb=True)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    session.press("run_button")
+
+    assert "RGB" in session.status
+    assert "split" in session.status
+    assert session.widget.run_button.enabled
+
+
+def test_a_two_dimensional_image_gives_a_two_dimensional_layer(session_over, checkpoint_of, volume):
+    session = session_over(volume[0], scale=(3, 2))
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled, patch_size=(1, 16, 16))
+    session.widget.show_grid.value = True
+    session.press("run_button")
+    assert session.wait_for_end().startswith("Done")
+
+    np.testing.assert_allclose(np.asarray(session.live.data), 2 * volume[0], rtol=1e-6)
+    np.testing.assert_allclose(session.live.scale, (3, 2))
+
+
+def test_channels_keep_their_slider(session_over, checkpoint_of, volume):
+    both = np.stack([volume, 3 * volume])
+    session = session_over(both, scale=(1, 5, 2, 2))
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled, batch_size=4)
+    session.press("run_button")
+    assert session.wait_for_end().startswith("Done")
+
+    np.testing.assert_allclose(np.asarray(session.live.data), 2 * both, rtol=1e-6)
+    np.testing.assert_allclose(session.live.scale, (1, 5, 2, 2))
+    assert networks.calls[0] == (4, 2, 4, 16, 16)
+
+
+def test_a_multiscale_image_is_predicted_at_full_resolution(session_over, checkpoint_of, volume):
+    session = session_over([volume, volume[:, ::2, ::2]], multiscale=True)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled, batch_size=4)
+    session.press("run_button")
+    assert session.wait_for_end().startswith("Done")
+
+    np.testing.assert_allclose(np.asarray(session.live.data), 2 * volume, rtol=1e-6)
+
+
+def test_a_volume_smaller_than_the_patch_is_padded(session_over, checkpoint_of, volume):
+    session = session_over(volume[:3, :10])
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled, patch_size=(8, 16, 16))
+    session.press("run_button")
+    assert session.wait_for_end().startswith("Done")
+
+    np.testing.assert_allclose(np.asarray(session.live.data), 2 * volume[:3, :10], rtol=1e-6)
+
+
+def test_opening_the_widget_loads_no_torch():
+    code = "import sys, napari_seamless.gui.widget; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_sample_opens_with_its_truth_hidden(make_napari_viewer):
+    viewer = make_napari_viewer()
+    raw, truth = viewer.open_sample("napari-seamless", "demo")
+
+    assert raw.data.shape == truth.data.shape == (32, 256, 256)
+    assert not truth.visible
+    np.testing.assert_allclose(raw.scale, (40, 8, 8))

@@ -1,0 +1,64 @@
+"""Networks for tests. They are built by name from a checkpoint, as a user's own are.
+
+Those that wait or fail take their orders through module-level state, which `reset` puts back.
+"""
+
+import threading
+
+import torch
+from torch import nn
+
+calls: list[tuple[int, ...]] = []
+"""Shape of every batch that a network of this module got."""
+gate = threading.Semaphore(0)
+"""A `Gated` network takes one of these per batch."""
+
+
+def reset() -> None:
+    """Forget the calls and close the gate."""
+    calls.clear()
+    while gate.acquire(blocking=False):
+        pass
+
+
+def let_through(batches: int) -> None:
+    """Let a `Gated` network predict so many batches more."""
+    gate.release(batches)
+
+
+class Doubled(nn.Module):
+    """Returns its input times its only weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        calls.append(tuple(image.shape))
+        return image * self.factor
+
+
+class Gated(Doubled):
+    """As `Doubled`, but waits for `let_through` before each batch."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if not gate.acquire(timeout=60):
+            raise AssertionError("the test never let this batch through")
+        return super().forward(image)
+
+
+class FailsLater(Doubled):
+    """Raises what torch raises for lack of memory, from the third batch on."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if len(calls) == 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nsecond line")
+        return super().forward(image)
+
+
+class Ramp(Doubled):
+    """Depends on the place inside the patch, so that every blending weight matters."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        ramp = torch.linspace(0, 1, image.shape[-1])
+        return super().forward(image) * ramp
