@@ -3,7 +3,10 @@
 Those that wait or fail take their orders through module-level state, which `reset` puts back.
 """
 
+import os
 import threading
+import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -44,6 +47,16 @@ class Gated(Doubled):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if not gate.acquire(timeout=60):
             raise AssertionError("the test never let this batch through")
+        return super().forward(image)
+
+
+class Slow(Doubled):
+    """Takes a tenth of a second per batch; at its second it makes the file named by STARTED."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.1)
+        if calls:
+            Path(os.environ["STARTED"]).touch()
         return super().forward(image)
 
 

@@ -8,25 +8,10 @@ import pytest
 
 import networks
 
-NAMES = [
-    "image",
-    "checkpoint",
-    "patch_size",
-    "overlap",
-    "blending",
-    "batch_size",
-    "device",
-    "activation",
-    "normalization",
-    "tta",
-    "run_button",
-    "pause_button",
-    "cancel_button",
-    "export_button",
-    "show_weights",
-    "show_coverage",
-    "show_grid",
-]
+INPUTS = ["image", "checkpoint", "patch_size", "overlap", "blending", "batch_size", "device"]
+VALUES = ["activation", "normalization", "tta"]
+BUTTONS = ["run_button", "pause_button", "cancel_button", "export_button"]
+NAMES = [*INPUTS, *VALUES, *BUTTONS, "show_weights", "show_coverage", "show_grid"]
 
 
 def test_every_field_is_found_by_its_name(session_over, volume):

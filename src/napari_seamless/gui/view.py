@@ -29,8 +29,8 @@ def shown_box(viewer: ViewerModel, layer: Layer) -> Box | None:
     position = np.asarray(layer.world_to_data(viewer.dims.point))[-layer.ndim :]
     low, high = np.rint(position).astype(int), np.rint(position).astype(int) + 1
     corners = np.asarray(layer.corner_pixels)[:, displayed]
-    if not corners.any():  # not drawn yet
-        corners = np.asarray(layer.extent.data)[:, displayed].astype(int)
+    extent = np.asarray(layer.extent.data)[:, displayed].astype(int)
+    corners = np.where(corners[0] == corners[1], extent, corners)  # not drawn along an axis yet
     low[displayed], high[displayed] = corners[0], corners[1] + 1
     z, y, x = (0, *low.tolist())[-3:]
     z_stop, y_stop, x_stop = (1, *high.tolist())[-3:]

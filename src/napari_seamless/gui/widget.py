@@ -194,7 +194,7 @@ _SETTINGS = (
 )
 
 
-def _inputs() -> list[Widget]:
+def _inputs() -> list[Any]:
     """Return the fields that decide a run, in the order of the form."""
     return [
         create_widget(

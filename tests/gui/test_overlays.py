@@ -1,0 +1,76 @@
+"""The patch grid's lines and what the view helper says is on the screen."""
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image
+
+from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.gui.overlays import grid_lines
+from napari_seamless.gui.view import shown_box
+
+
+def test_the_lines_of_a_plane_are_the_faces_of_all_patches_once():
+    grid = PatchGrid((4, 6, 10), (4, 4, 4), 0.5)  # Y starts 0, 2; X starts 0, 2, 4, 6
+    lines = grid_lines(grid, 0, 3)
+
+    along_y = lines[lines[:, 1, 1] > 0]
+    along_x = lines[lines[:, 1, 2] > 0]
+    np.testing.assert_array_equal(sorted(along_y[:, 0, 2]), [-0.5, 1.5, 3.5, 5.5, 7.5, 9.5])
+    np.testing.assert_array_equal(sorted(along_x[:, 0, 1]), [-0.5, 1.5, 3.5, 5.5])
+    assert (lines[:, 0, 0] == 3).all()
+    assert (along_y[:, 1] == (0, 6, 0)).all()
+    assert (along_x[:, 1] == (0, 0, 10)).all()
+
+
+def test_the_lattice_has_a_line_per_crossing_of_faces():
+    grid = PatchGrid((4, 6, 10), (4, 4, 4), 0.5)  # faces: 2 in Z, 4 in Y, 6 in X
+
+    assert len(grid_lines(grid, None, 0)) == 4 * 6 + 2 * 6 + 2 * 4
+
+
+def test_ten_thousand_patches_need_few_lines():
+    grid = PatchGrid((80, 1000, 1000), (16, 64, 64), 0.5)
+    assert len(grid) > 8_000
+
+    assert len(grid_lines(grid, 0, 0)) < 100
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ((0, 1, 2), Box((2, 0, 0), (3, 8, 12))),
+        ((1, 0, 2), Box((0, 3, 0), (4, 4, 12))),
+        ((2, 1, 0), Box((0, 0, 5), (4, 8, 6))),
+    ],
+)
+def test_the_shown_box_follows_slider_and_axis_order(order, expected):
+    viewer = ViewerModel()
+    layer = viewer.add_layer(Image(np.zeros((4, 8, 12)), scale=(10, 2, 1), translate=(5, 0, 0)))
+    viewer.dims.order = order
+    viewer.dims.set_point(range(3), (25, 6, 5))
+
+    assert shown_box(viewer, layer) == expected
+
+
+def test_the_shown_box_is_the_visible_rectangle_once_drawn():
+    viewer = ViewerModel()
+    layer = viewer.add_layer(Image(np.zeros((4, 8, 12))))
+    viewer.dims.set_point(0, 1)
+    layer.corner_pixels = np.array([[0, 2, 3], [0, 5, 9]])
+
+    assert shown_box(viewer, layer) == Box((1, 2, 3), (2, 6, 10))
+
+
+def test_a_two_dimensional_image_is_one_plane():
+    viewer = ViewerModel()
+    layer = viewer.add_layer(Image(np.zeros((8, 12))))
+
+    assert shown_box(viewer, layer) == Box((0, 0, 0), (1, 8, 12))
+
+
+def test_in_three_dimensions_all_is_shown():
+    viewer = ViewerModel(ndisplay=3)
+    layer = viewer.add_layer(Image(np.zeros((4, 8, 12))))
+
+    assert shown_box(viewer, layer) is None

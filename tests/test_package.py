@@ -1,0 +1,39 @@
+"""What importing the package costs, and that its manifest is true."""
+
+import subprocess
+import sys
+
+import pytest
+
+import napari_seamless as ns
+
+HEAVY = ("torch", "napari", "qtpy", "PyQt6", "magicgui", "h5py", "tifffile")
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = f"import sys, napari_seamless; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there_and_has_a_docstring():
+    for name in ns.__all__:
+        if name != "__version__":
+            assert getattr(ns, name).__doc__, name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        ns.no_such_name  # noqa: B018
+
+
+def test_the_manifest_is_valid():
+    done = subprocess.run(
+        [sys.executable, "-m", "npe2", "validate", "napari-seamless"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
