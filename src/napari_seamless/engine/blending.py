@@ -6,7 +6,8 @@ of weights is ever stored: with every patch done it is an outer product of three
 some of them done it is computed for just the region that is looked at.
 """
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,10 +72,7 @@ def build_window(patch_size: Triple, mode: str) -> Window:
     """Return the window named `mode` for patches of `patch_size` voxels (Z, Y, X)."""
     if mode not in WINDOWS:
         raise ConfigError(f"blending {mode!r} is unknown; choose one of {', '.join(WINDOWS)}")
-    sizes: tuple[int, ...] = tuple(patch_size)
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise ConfigError(f"patch_size {sizes} must be three positive integers (Z, Y, X)")
-    return WINDOWS[mode](patch_size)
+    return WINDOWS[mode](_sizes(patch_size))
 
 
 def blend_gaussian(patch_size: Triple, sigma: float = 0.2, mu: float = 0.0) -> NDArray[np.float32]:
@@ -99,7 +97,7 @@ def blend_gaussian(patch_size: Triple, sigma: float = 0.2, mu: float = 0.0) -> N
     An axis of one voxel has coordinate 0 here, so that it carries weight 1. PyTorch Connectomics
     1.x gives it -1, which turns the gaussian of a 2-D patch into a plain mean.
     """
-    z, y, x = np.ix_(*(_centred(size) for size in patch_size))
+    z, y, x = np.ix_(*(_centred(size) for size in _sizes(patch_size)))
     r = np.sqrt(z**2 + y**2 + x**2)
     return (FLOOR + np.exp(-((r - mu) ** 2) / (2 * sigma**2))).astype(np.float32)
 
@@ -119,7 +117,7 @@ def blend_bump(patch_size: Triple, t: float = 1.5) -> NDArray[np.float32]:
     ndarray of float32, shape (Z, Y, X)
         ``1e-4 + exp(d - max d)`` with ``d = -sum (u (1 - u))^(-t)`` and u inside (0, 1) per axis.
     """
-    return _bump(patch_size, t).matrix
+    return _bump(_sizes(patch_size), t).matrix
 
 
 def weight_sum(
@@ -202,6 +200,16 @@ def _placed(
     offset = np.arange(low, high) - starts[:, np.newaxis]
     inside = (offset >= 0) & (offset < len(taper))
     return np.where(inside, taper[np.where(inside, offset, 0)], 0.0)
+
+
+def _sizes(patch_size: Iterable[int]) -> Triple:
+    try:
+        z, y, x = (operator.index(size) for size in patch_size)
+    except (TypeError, ValueError):
+        z = y = x = 0
+    if min(z, y, x) < 1:
+        raise ConfigError(f"patch_size {patch_size!r} must be three positive integers (Z, Y, X)")
+    return z, y, x
 
 
 def _outer(vectors: Tapers) -> NDArray[np.float64]:

@@ -70,7 +70,7 @@ class InferenceConfig(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise ConfigError(_explain(error)) from None
+            raise ConfigError(_explain(error, settings)) from None
 
     @field_validator("overlap", mode="before")
     @classmethod
@@ -101,13 +101,14 @@ class InferenceConfig(BaseModel):
         return self.model_dump_json(indent=2)
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, settings: dict[str, Any]) -> str:
     """Say in one line which settings are wrong, what they were and what is allowed."""
+    problems = {problem["loc"][0]: problem for problem in error.errors(include_url=False)}
     return "; ".join(
-        f"{_where(problem['loc'])} {problem['input']!r} is not usable: {_allowed(problem)}"
-        if problem["type"] not in ("missing", "extra_forbidden")
-        else f"{_where(problem['loc'])} {_PRESENCE[problem['type']]}"
-        for problem in error.errors(include_url=False)
+        f"{name} {settings[name]!r} is not usable: {_allowed(name, problem)}"
+        if name in settings and name in InferenceConfig.model_fields
+        else f"{name} {_PRESENCE[problem['type']]}"
+        for name, problem in problems.items()
     )
 
 
@@ -115,20 +116,16 @@ _PRESENCE = {
     "missing": "is required",
     "extra_forbidden": "is not a setting; see InferenceConfig for those that are",
 }
+_ALLOWED = {
+    "patch_size": "give three positive integers (Z, Y, X), for example (8, 128, 128)",
+    "overlap": "the overlap is a share in [0, 1), for example 0.5",
+    "device": "choose auto, cpu, cuda, cuda:N or mps",
+}
 
 
-def _where(location: tuple[int | str, ...]) -> str:
-    name, *index = location
-    return f"{name}{''.join(f'[{i}]' for i in index if isinstance(i, int))}"
-
-
-def _allowed(problem: Any) -> str:
-    if problem["loc"][0] == "overlap":
-        return "the overlap is a share in [0, 1), for example 0.5"
-    if problem["loc"][0] == "device":
-        return "choose auto, cpu, cuda, cuda:N or mps"
+def _allowed(name: int | str, problem: Any) -> str:
     message = str(problem["msg"])
-    return message[0].lower() + message[1:]
+    return _ALLOWED.get(str(name), message[0].lower() + message[1:])
 
 
 if set(WINDOWS) != set(Blending.__args__):  # type: ignore[attr-defined]

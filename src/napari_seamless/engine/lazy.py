@@ -98,10 +98,11 @@ def _bounds(index: Any, size: int) -> tuple[slice, Any]:
         if positions.shape != (size,):
             raise IndexError(f"a mask of shape {positions.shape} does not fit an axis of {size}")
         positions = np.flatnonzero(positions)
+    if positions.size == 0:
+        return slice(0, 0), positions.astype(np.intp)
     if positions.dtype.kind not in "iu":
         raise IndexError(f"{index!r} is not an index; use integers, slices or ...")
-    if positions.size == 0:
-        return slice(0, 0), positions
+    positions = positions.astype(np.intp)
     positions = np.where(positions < 0, positions + size, positions)
     if positions.min() < 0 or positions.max() >= size:
         raise IndexError(f"index {index} is out of bounds for an axis of {size}")

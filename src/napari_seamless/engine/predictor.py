@@ -30,7 +30,7 @@ class Predictor:
         self._config = config
         self._device = device
         self._modes: list[tuple[nn.Module, bool]] = []
-        self._worked_before = False
+        self._channels = 0
 
     def __enter__(self) -> Self:
         self._modes = [(part, part.training) for part in self._module.modules()]
@@ -83,14 +83,14 @@ class Predictor:
                     "the network returned NaN or infinity; check its weights, and that "
                     f"normalization={self._config.normalization!r} is what it was trained with"
                 )
-            self._worked_before = True
+            self._channels = prediction.shape[1]
             return prediction.cpu()
 
     def _failure(self, shape: tuple[int, ...], error: Exception) -> SeamlessError:
         remedy = "check the patch size and the number of channels it was trained with"
         if isinstance(error, torch.OutOfMemoryError):
             remedy = "use a smaller batch_size or patch_size"
-        kind = PredictionError if self._worked_before else ModelError
+        kind = PredictionError if self._channels else ModelError
         return kind(
             f"the network failed on a batch (B, C, Z, Y, X) of {shape}: {one_line(error)}; {remedy}"
         )
@@ -105,6 +105,11 @@ class Predictor:
             raise ModelError(
                 f"the network made {tuple(output.shape)} of {shape} (B, C, Z, Y, X); "
                 "batch, Z, Y and X must stay the same: choose another patch size"
+            )
+        if self._channels not in (0, output.shape[1]):
+            raise PredictionError(
+                f"the network returned {output.shape[1]} channels after {self._channels} before; "
+                "it must always return the same number"
             )
 
 

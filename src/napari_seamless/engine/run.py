@@ -93,6 +93,7 @@ class Run:
             BlendAccumulator(volume.grid, self.plan.window) for volume in self.plan.volumes
         ]
         self._control = threading.Condition()
+        self._advancing = threading.Lock()
         self._paused = False
         self._cancelled = False
         self._focus: dict[int, Box | None] = {}
@@ -118,7 +119,9 @@ class Run:
         computes that batch and keeps its event for the iteration.
         """
         if not self._channels:
-            self._peeked = next(self._events, None)
+            with self._advancing:  # another thread may be at the first batch
+                if not self._channels:
+                    self._peeked = next(self._events, None)
         return [accumulator.live(self._channels) for accumulator in self._accumulators]
 
     @property
@@ -162,16 +165,16 @@ class Run:
     def close(self) -> None:
         """End the run now if it has not ended; what is done stays readable."""
         self.cancel()
-        self._events.close()
+        with self._advancing:
+            self._events.close()
 
     def __iter__(self) -> Iterator[Event]:
         return self
 
     def __next__(self) -> Event:
-        if self._peeked is not None:
+        with self._advancing:
             event, self._peeked = self._peeked, None
-            return event
-        return next(self._events)
+            return event or next(self._events)
 
     def __enter__(self) -> Self:
         return self
@@ -192,7 +195,7 @@ class Run:
                 for volume in self.plan.volumes:
                     yield from self._work_on(volume)
         except GeneratorExit:
-            self._end("partial")
+            self._end(self._outcome())
         except BaseException as error:
             try:
                 self._end("failed")
@@ -200,7 +203,7 @@ class Run:
                 error.add_note(str(second))
             raise
         else:
-            self._end("complete" if self.done == self.total else "partial")
+            self._end(self._outcome())
 
     def _work_on(self, volume: VolumePlan) -> Iterator[Event]:
         schedule = Schedule(volume.grid)
@@ -234,6 +237,9 @@ class Run:
             for index, prediction in zip(indices, predictions, strict=True)
         ]
         return Event(self.done, self.total, Box.around(boxes), volume.vol_id)
+
+    def _outcome(self) -> Status:
+        return "complete" if self.done == self.total else "partial"
 
     def _end(self, status: Status) -> None:
         """Hand what was done to the store; a run that did nothing leaves nothing behind."""

@@ -116,8 +116,8 @@ def read_patch(source: Source, box: Box, padding: str) -> NDArray[Any]:
             f"{source.name} cannot be read at {inside.start} to {inside.stop} (Z, Y, X): "
             f"{one_line(error)}"
         ) from error
-    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
-        raise SourceError(_where_not_finite(source.name, voxels, inside))
+    if voxels.dtype.kind == "f":
+        _check_finite(source.name, voxels, inside)
     if inside == box:
         return voxels
     widths = [
@@ -129,10 +129,14 @@ def read_patch(source: Source, box: Box, padding: str) -> NDArray[Any]:
     return np.pad(voxels, [(0, 0), *widths], mode=padding)  # type: ignore[call-overload,no-any-return]
 
 
-def _where_not_finite(name: str, voxels: NDArray[Any], box: Box) -> str:
-    channel, *offset = (int(i) for i in np.argwhere(~np.isfinite(voxels))[0])
+def _check_finite(name: str, voxels: NDArray[Any], box: Box) -> None:
+    """Refuse NaN, infinity and what float32 makes infinite: the network's answer would be NaN."""
+    usable = np.abs(voxels) <= np.finfo(np.float32).max  # false for NaN
+    if usable.all():
+        return
+    channel, *offset = (int(i) for i in np.argwhere(~usable)[0])
     position = tuple(start + i for start, i in zip(box.start, offset, strict=True))
-    return (
-        f"{name} holds {voxels[channel, *offset]} at channel {channel}, {position} (Z, Y, X); "
-        "a network's answer to it would be NaN: replace NaN and infinity in the input first"
+    raise SourceError(
+        f"{name} holds {voxels[channel, *offset]} at channel {channel}, {position} (Z, Y, X), "
+        "which a network cannot take; replace NaN, infinity and values beyond float32 first"
     )
