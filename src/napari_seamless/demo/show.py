@@ -1,0 +1,173 @@
+"""The demo: the generated volume, the widget, the checkpoint chosen and the run started.
+
+With a screen napari stays open. Without one the same happens on a virtual screen, which leaves
+pictures and the exported prediction.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_seamless.demo.volume import demo_volume
+from napari_seamless.engine.errors import OutputError, one_line
+
+if TYPE_CHECKING:
+    from napari_seamless.gui.widget import BlendedInference
+
+CHECKPOINT = Path(__file__).with_name("demo_unet.pt")
+PATCH_SIZE = (8, 96, 96)
+SCREEN = (1600, 1000)
+
+
+def show_demo(folder: Path) -> int:
+    """Show the demo.
+
+    Parameters
+    ----------
+    folder : Path
+        Where pictures and the prediction go if there is no screen; made if need be.
+
+    Returns
+    -------
+    int
+        The exit code: 0 if the run was completed or napari closed by the user, else 1.
+    """
+    if _has_screen():
+        return _show(None)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"folder {folder} cannot be made: {one_line(error)}") from error
+    if shutil.which("Xvfb") is None:
+        return _predict_only(folder)
+    with _virtual_screen():
+        return _show(folder)
+
+
+def _has_screen() -> bool:
+    if not sys.platform.startswith("linux"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+@contextmanager
+def _virtual_screen() -> Iterator[None]:
+    from pyvirtualdisplay.display import Display
+
+    print("no screen here: using a virtual one (Xvfb)")
+    with Display(visible=False, size=SCREEN, color_depth=24):
+        yield
+
+
+def _show(folder: Path | None) -> int:
+    """Open napari and start the run; with a folder, leave files there and close at the end."""
+    import napari
+
+    viewer = napari.Viewer(title="napari-seamless demo")
+    if folder is not None:
+        viewer.window.resize(*SCREEN)
+    viewer.open_sample("napari-seamless", "demo")
+    viewer.dims.set_current_step(0, demo_volume.__defaults__[0][0] // 2)  # type: ignore[index]
+    _, widget = viewer.window.add_plugin_dock_widget("napari-seamless", "Blended inference")
+    story = _Story(viewer, widget, folder)
+    story.start()
+    napari.run()
+    return story.exit_code
+
+
+class _Story:
+    """Follows the demo's run: prints progress, takes the pictures, exports, says the figures."""
+
+    def __init__(self, viewer: Any, widget: "BlendedInference", folder: Path | None) -> None:
+        self._viewer = viewer
+        self._widget = widget
+        self._folder = folder
+        self._began = 0.0
+        self._printed = -1
+        self._pictured = False
+        self.exit_code = 0 if folder is None else 1
+
+    def start(self) -> None:
+        """Fill the form and press Run."""
+        widget = self._widget
+        widget.image.value = self._viewer.layers["EM-like volume"]
+        widget.checkpoint.value = CHECKPOINT
+        widget.patch_size.value = PATCH_SIZE
+        widget.controller.progressed.connect(self._progressed)
+        widget.controller.ended.connect(self._ended)
+        self._began = time.perf_counter()
+        widget.run_button.native.click()
+
+    def _progressed(self, done: int, total: int) -> None:
+        tenth = 10 * done // total
+        if tenth > self._printed:
+            self._printed = tenth
+            print(f"{done} of {total} patches")
+        if self._folder is not None and not self._pictured and 8 * done >= total:
+            self._pictured = True
+            self._picture("running.png")
+
+    def _ended(self, line: str) -> None:
+        print(line)
+        live = self._widget.controller.live
+        if live is None:
+            self._quit()
+            return
+        seconds = time.perf_counter() - self._began
+        _print_figures(live.volume, seconds)
+        if self._folder is not None:
+            from napari_seamless.gui.controller import export_metadata, write_volume
+
+            self._picture("done.png")
+            target = self._folder / "prediction.h5"
+            error = write_volume(target, live.volume, export_metadata(live.layer))
+            if error is not None:
+                raise error
+            print(f"prediction: {target.resolve()}")
+            self.exit_code = 0
+            self._quit()
+
+    def _picture(self, name: str) -> None:
+        assert self._folder is not None
+        path = self._folder / name
+        self._viewer.screenshot(str(path), canvas_only=False, flash=False)
+        print(f"picture: {path.resolve()}")
+
+    def _quit(self) -> None:
+        if self._folder is not None:
+            from qtpy.QtCore import QTimer
+
+            QTimer.singleShot(0, self._viewer.close)
+
+
+def _predict_only(folder: Path) -> int:
+    """Do the demo's run without any screen."""
+    import napari_seamless as ns
+
+    print("no screen and no Xvfb here: the prediction only (apt-get install xvfb for pictures)")
+    raw, _ = demo_volume()
+    config = ns.InferenceConfig(
+        patch_size=PATCH_SIZE, activation="sigmoid", batch_size=4, normalization="dtype"
+    )
+    target = folder / "prediction.h5"
+    began = time.perf_counter()
+    prediction = ns.predict(raw, CHECKPOINT, config, target, overwrite=True)
+    _print_figures(prediction.array, time.perf_counter() - began)
+    print(f"prediction: {target.resolve()}")
+    return 0
+
+
+def _print_figures(prediction: Any, seconds: float) -> None:
+    from napari_seamless.metrics import dice
+
+    _, membranes = demo_volume()
+    voxels = int(np.prod(membranes.shape))
+    print(f"{voxels / seconds:,.0f} voxels per second ({seconds:.1f} s)")
+    print(f"Dice against the truth: {dice(prediction, membranes):.3f}")
