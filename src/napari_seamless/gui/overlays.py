@@ -134,7 +134,7 @@ class Overlays:
             self._lines(subject),
             ndim=ndim,
             name=NAMES["grid"],
-            edge_width=max(1.0, min(subject.grid.patch_size[1:]) / 64),
+            edge_width=max(subject.grid.shape) / 400,
             edge_color=GRID_COLOR,
             vector_style="line",
             opacity=0.9,

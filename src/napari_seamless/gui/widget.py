@@ -103,7 +103,7 @@ class BlendedInference(Container):
     def plan(self) -> tuple[Image, InferenceConfig]:
         """Return the image and the settings, or raise a SeamlessError."""
         if self.image.value is None:
-            raise ConfigError("Open an image first, for example with File > Open Sample > Seamless")
+            raise ConfigError("Open an image first, for example with File > Open Sample")
         config = InferenceConfig(
             patch_size=tuple(self.patch_size.value),
             **{name: getattr(self, name).value for name in _SETTINGS},
