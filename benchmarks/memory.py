@@ -3,8 +3,8 @@
     python benchmarks/memory.py [SIZE]
 
 One channel, SIZE cubed voxels (512 if not given), identity network, patches of 64 cubed at overlap
-0.5, raster order. The resident memory before the run (libraries and the loaded input) is taken off the
-peak during the run. Linux: figures are from /proc.
+0.5, raster order. The resident memory before the run (libraries and the loaded input) is taken off
+the peak during the run. Linux: figures are from /proc.
 """
 
 import resource

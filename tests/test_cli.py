@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import h5py
-import networks
 import numpy as np
 import pytest
 import tifffile
 import torch
 
+import networks
 from napari_seamless.cli import main
 
 TESTS = Path(__file__).parent
@@ -82,7 +82,9 @@ def test_predict_reads_and_writes_tiff(files):
     tifffile.imwrite(files / "volume.tif", volume)
     assert predict(files, "--output", str(files / "out.tif"), source="volume.tif") == 0
 
-    np.testing.assert_allclose(tifffile.imread(files / "out.tif").squeeze(), 2.0 * volume, rtol=1e-6)
+    np.testing.assert_allclose(
+        tifffile.imread(files / "out.tif").squeeze(), 2.0 * volume, rtol=1e-6
+    )
 
 
 def test_labels_give_a_dice_coefficient(files, capsys):

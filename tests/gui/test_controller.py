@@ -2,14 +2,15 @@
 
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-import networks
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image
 from napari.utils import progress
 
+import networks
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError
 from napari_seamless.gui.controller import Controller, Request
@@ -76,22 +77,27 @@ class Background:
             receive(message)
 
 
+class Stage(NamedTuple):
+    controller: Controller
+    form: FakeForm
+    viewer: ViewerModel
+    background: Background
+
+
 @pytest.fixture
 def stage(checkpoint_of, volume):
     """A controller, its form, viewer and background."""
     viewer = ViewerModel()
     image = viewer.add_layer(Image(volume, name="volume", scale=(3, 1, 1)))
     config = InferenceConfig(patch_size=(4, 16, 16), batch_size=4, device="cpu")
-    form = FakeForm(
-        Request(image, checkpoint_of(networks.Doubled), "networks:Doubled", {}, config)
-    )
+    form = FakeForm(Request(image, checkpoint_of(networks.Doubled), "networks:Doubled", {}, config))
     background = Background()
 
     def at_once(task, done) -> None:
         done(task())
 
     controller = Controller(viewer, form, background.start, at_once)
-    yield controller, form, viewer, background
+    yield Stage(controller, form, viewer, background)
     controller.close()
     assert not progress._all_instances
 
@@ -112,7 +118,7 @@ def test_a_run_makes_one_layer_and_ends_idle(stage, volume):
 
 
 def test_what_the_form_refuses_is_said_and_starts_nothing(stage):
-    controller, form, viewer, background = stage
+    controller, form, background = stage.controller, stage.form, stage.background
     form.refusal = ConfigError("overlap 2 is not usable")
     controller.run()
 
@@ -122,7 +128,7 @@ def test_what_the_form_refuses_is_said_and_starts_nothing(stage):
 
 
 def test_a_second_run_does_not_start_while_one_is_busy(stage):
-    controller, form, viewer, background = stage
+    controller, background = stage.controller, stage.background
     controller.run()
     controller.run()
 
@@ -167,7 +173,7 @@ def test_cancel_says_what_is_kept(stage):
 
 
 def test_cancel_before_the_checkpoint_is_open_predicts_nothing(stage):
-    controller, form, viewer, background = stage
+    controller, form, background = stage.controller, stage.form, stage.background
     controller.run()
     controller.cancel()
     background.deliver_all()
@@ -177,7 +183,7 @@ def test_cancel_before_the_checkpoint_is_open_predicts_nothing(stage):
 
 
 def test_a_failure_that_is_no_error_of_ours_is_said_too(stage):
-    controller, form, viewer, background = stage
+    controller, form, background = stage.controller, stage.form, stage.background
     controller.run()
     _, receive = background.streams[-1]
     receive(Ended(ZeroDivisionError("division by zero\nat some place")))
@@ -187,7 +193,7 @@ def test_a_failure_that_is_no_error_of_ours_is_said_too(stage):
 
 
 def test_two_runs_leave_two_layers_to_compare(stage):
-    controller, form, viewer, background = stage
+    controller, viewer, background = stage.controller, stage.viewer, stage.background
     for _ in range(2):
         controller.run()
         background.deliver_all()
@@ -217,7 +223,7 @@ def test_export_takes_the_selected_prediction(stage, tmp_path):
 
 
 def test_an_export_that_cannot_be_written_is_said(stage, tmp_path):
-    controller, form, viewer, background = stage
+    controller, form, background = stage.controller, stage.form, stage.background
     controller.run()
     background.deliver_all()
     form.where = tmp_path / "out.png"

@@ -185,7 +185,7 @@ class BlendAccumulator:
         return self._output[channels, *piece.slices].copy()
 
     def _finish(self, i: int) -> None:
-        """Normalise chunk `i` into the output; its sums change no more, so readers need not wait."""
+        """Normalise chunk `i` into the output; its sums are final, so readers need not wait."""
         sums = self._open[i].numpy()
         for piece in _pieces(self._chunks[i]):
             weights = weight_sum(self._grid, self._window, self._done, piece)

@@ -1,0 +1,304 @@
+"""Fakes and oracles for the engine's tests.
+
+The oracles are plain, slow and written from the design's formulas, not from the engine's code:
+float64, one patch after the other, every weight stored.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import nn
+
+from napari_seamless.engine.accumulator import BlendAccumulator
+from napari_seamless.engine.blending import build_window
+from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.run import Run
+from napari_seamless.engine.source import ArraySource
+
+MODES = ("gaussian", "bump", "constant")
+OVERLAPS = (0.0, 0.25, 0.5, 0.75)
+RELATIVE = 1e-6
+"""The project's promise; no test is looser."""
+PATIENCE = 30
+"""Seconds after which a thread that should have moved is taken to hang."""
+
+
+def properties(max_examples: int) -> settings:
+    """Hypothesis settings that give the same examples on every machine."""
+    return settings(max_examples=max_examples, deadline=None, derandomize=True, database=None)
+
+
+# ---------------------------------------------------------------------------------------- oracles
+
+
+def starts_by_rule(size: int, patch: int, overlap: float) -> list[int]:
+    """Where patches start along one axis, by walking along it."""
+    if size <= patch:
+        return [-((patch - size) // 2)]
+    starts = [0]
+    while starts[-1] + patch < size:
+        starts.append(min(starts[-1] + max(1, int(patch * (1 - overlap))), size - patch))
+    return starts
+
+
+def positions_by_rule(shape, patch_size, overlap: float) -> list[tuple[int, int, int]]:
+    """Start of every patch in raster order, X running fastest."""
+    z, y, x = (starts_by_rule(*axis, overlap) for axis in zip(shape, patch_size, strict=True))
+    return [(i, j, k) for i in z for j in y for k in x]
+
+
+def window_by_formula(patch_size, mode: str) -> np.ndarray:
+    """The window as the design's section 3 writes it, voxel by voxel formula in float64."""
+    if mode == "constant":
+        return np.ones(patch_size)
+    if mode == "gaussian":
+        axes = [np.linspace(-1, 1, n) if n > 1 else np.array([0.0]) for n in patch_size]
+        z, y, x = np.meshgrid(*axes, indexing="ij")
+        r = np.sqrt(z**2 + y**2 + x**2)
+        return 1e-4 + np.exp(-((r - 0.0) ** 2) / (2 * 0.2**2))
+    axes = [np.linspace(0, 1, n + 2)[1:-1] for n in patch_size]
+    d = -sum((u * (1 - u)) ** -1.5 for u in np.meshgrid(*axes, indexing="ij"))
+    return 1e-4 + np.exp(d - d.max())
+
+
+class Reference:
+    """sum(w p) / sum(w) of one volume, and how many patches each voxel has had."""
+
+    def __init__(self, shape, patch_size, mode: str, channels: int = 1) -> None:
+        self.shape, self.patch_size = shape, patch_size
+        self.window = window_by_formula(patch_size, mode)
+        self.sums = np.zeros((channels, *shape))
+        self.weights = np.zeros(shape)
+        self.counts = np.zeros(shape, dtype=int)
+
+    def add(self, start, prediction: np.ndarray) -> None:
+        """Blend in a prediction (C, z, y, x) of the patch at `start`."""
+        stop = np.add(start, self.patch_size)
+        low, high = np.maximum(start, 0), np.minimum(stop, self.shape)
+        inside = tuple(map(slice, low, high))
+        within = tuple(map(slice, low - start, high - start))
+        self.sums[:, *inside] += (self.window * prediction)[:, *within]
+        self.weights[inside] += self.window[within]
+        self.counts[inside] += 1
+
+    @property
+    def blended(self) -> np.ndarray:
+        """Float64 (C, Z, Y, X), NaN where no patch has been."""
+        blended = np.full(self.sums.shape, np.nan)
+        np.divide(self.sums, self.weights, out=blended, where=self.counts > 0)
+        return blended
+
+
+def patch_of(volume: np.ndarray, start, patch_size) -> np.ndarray:
+    """The voxels (C, z, y, x) of a patch, cut from the whole volume after it is reflected."""
+    before = [max(0, -s) for s in start]
+    after = [max(0, s + p - n) for s, p, n in zip(start, patch_size, volume.shape[1:], strict=True)]
+    padded = np.pad(volume, [(0, 0), *zip(before, after, strict=True)], mode="reflect")
+    first = np.add(start, before)
+    return padded[:, *map(slice, first, first + patch_size)]
+
+
+def assert_blended(actual: np.ndarray, expected: np.ndarray) -> None:
+    """Covered voxels agree within the promise; NaN in exactly the same places."""
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    np.testing.assert_allclose(actual, expected, rtol=RELATIVE, atol=0)
+
+
+# ------------------------------------------------------------------------------------- strategies
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A volume and its patches."""
+
+    shape: tuple[int, int, int]
+    patch_size: tuple[int, int, int]
+    overlap: float
+
+    @property
+    def grid(self) -> PatchGrid:
+        return PatchGrid(self.shape, self.patch_size, self.overlap)
+
+    @property
+    def positions(self) -> list[tuple[int, int, int]]:
+        return positions_by_rule(self.shape, self.patch_size, self.overlap)
+
+
+@st.composite
+def layouts(draw: st.DrawFn, longest_patch: int = 6) -> Layout:
+    """Volumes from one voxel upwards, smaller and larger than the patch; at most 64 patches."""
+    overlap = draw(st.sampled_from(OVERLAPS))
+    patch_size = draw(st.tuples(*[st.integers(1, longest_patch)] * 3))
+    reaches = [patch + 2 * max(1, int(patch * (1 - overlap))) + 1 for patch in patch_size]
+    shape = draw(st.tuples(*(st.integers(1, reach) for reach in reaches)))
+    return Layout(shape, patch_size, overlap)
+
+
+def boxes(shape) -> st.SearchStrategy[Box]:
+    """Boxes of at least one voxel inside a volume of `shape`."""
+    ends = st.tuples(*(st.tuples(st.integers(0, n - 1), st.integers(1, n)) for n in shape))
+    return ends.map(
+        lambda pairs: Box(
+            tuple(low for low, _ in pairs), tuple(max(low + 1, high) for low, high in pairs)
+        )
+    )
+
+
+seeds = st.integers(0, 2**32 - 1)
+
+# ---------------------------------------------------------------------------------------- fakes
+
+
+class Recorded(nn.Module):
+    """A network that keeps what it was given, one entry per call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[np.ndarray] = []
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        return [len(batch) for batch in self.inputs]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inputs.append(x.numpy(force=True).copy())
+        return self.predict(x)
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class Identity(Recorded):
+    """Returns its input."""
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Constant(Recorded):
+    """Returns one value everywhere."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(x, self.value)
+
+
+class Ramps(Recorded):
+    """Channel k is (k + 1) x input + a ramp over the patch: neighbours disagree everywhere."""
+
+    def __init__(self, patch_size, channels: int = 1) -> None:
+        super().__init__()
+        z, y, x = np.indices(patch_size)
+        self.gains = np.arange(1, channels + 1, dtype=np.float32).reshape(-1, 1, 1, 1)
+        self.ramps = np.stack(
+            [1 + 0.7 * z + 0.3 * (channels - k) * y + 0.11 * (k + 1) * x for k in range(channels)]
+        ).astype(np.float32)
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.gains) * x[:, :1] + torch.from_numpy(self.ramps)
+
+    def by_hand(self, patch: np.ndarray) -> np.ndarray:
+        """What it makes of one patch (C, z, y, x), in float64."""
+        return self.gains.astype(float) * patch[:1].astype(float) + self.ramps.astype(float)
+
+
+class Fails(Identity):
+    """Returns its input until call number `at` (from 1), then raises."""
+
+    def __init__(self, at: int, error: Exception) -> None:
+        super().__init__()
+        self.at, self.error = at, error
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        if len(self.inputs) >= self.at:
+            raise self.error
+        return x
+
+
+class RecordingSource(ArraySource):
+    """An array source that keeps the boxes it was asked for."""
+
+    def __init__(self, array: Any, name: str = "the volume") -> None:
+        super().__init__(array, name)
+        self.boxes: list[Box] = []
+
+    def read(self, box: Box) -> np.ndarray:
+        self.boxes.append(box)
+        return super().read(box)
+
+    def positions(self, patch_size) -> list[tuple[int, int, int]]:
+        """Start of every patch read so far; a volume smaller than the patch sits centred in it."""
+        return [
+            tuple(
+                low if n > p else -((p - n) // 2)
+                for low, n, p in zip(box.start, self.shape[1:], patch_size, strict=True)
+            )
+            for box in self.boxes
+        ]
+
+
+@dataclass
+class FakeStore:
+    """Keeps every call in order; raises what it is told to."""
+
+    on_reserve: Exception | None = None
+    on_write: Exception | None = None
+    calls: list[str] = field(default_factory=list)
+    reserved: tuple[int, ...] | None = None
+    written: np.ndarray | None = None
+    metadata: Mapping[str, Any] | None = None
+    watch: Any = None
+    """Called at `reserve`."""
+
+    def reserve(self, shape) -> None:
+        self.calls.append("reserve")
+        self.reserved = shape
+        if self.watch is not None:
+            self.watch()
+        if self.on_reserve is not None:
+            raise self.on_reserve
+
+    def write(self, prediction: Any, metadata: Mapping[str, Any]) -> None:
+        self.calls.append("write")
+        if self.on_write is not None:
+            raise self.on_write
+        self.written = np.array(prediction)
+        self.metadata = dict(metadata)
+
+
+# ---------------------------------------------------------------------------------------- makers
+
+
+def config_of(patch_size, **others: Any) -> InferenceConfig:
+    """A config for the CPU that leaves the input's values as they are."""
+    return InferenceConfig(
+        patch_size=patch_size, **{"normalization": "none", "device": "cpu", **others}
+    )
+
+
+def accumulator_of(layout: Layout, mode: str) -> BlendAccumulator:
+    return BlendAccumulator(layout.grid, build_window(layout.patch_size, mode))
+
+
+def positive_volume(shape, seed: int = 0) -> np.ndarray:
+    """Float32 values in [0.5, 2), so that no cancellation hides or inflates a relative error."""
+    return np.random.default_rng(seed).uniform(0.5, 2, shape).astype(np.float32)
+
+
+def events_refocused(run: Run, random: np.random.Generator | None) -> Iterator[Any]:
+    """Drain a run; with `random`, move its focus to another voxel at every event."""
+    for event in run:
+        yield event
+        if random is not None:
+            z, y, x = (int(random.integers(n)) for n in run.plan.volumes[event.vol_id].grid.shape)
+            run.focus(Box((z, y, x), (z + 1, y + 1, x + 1)), event.vol_id)

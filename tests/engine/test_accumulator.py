@@ -1,0 +1,270 @@
+import gc
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.helpers import (
+    MODES,
+    PATIENCE,
+    RELATIVE,
+    Layout,
+    Ramps,
+    Reference,
+    accumulator_of,
+    assert_blended,
+    boxes,
+    layouts,
+    patch_of,
+    positive_volume,
+    properties,
+    seeds,
+)
+from napari_seamless.engine.accumulator import PIECE_VOXELS
+from napari_seamless.engine.grid import Box
+
+
+def whole(layout: Layout) -> Box:
+    return Box.of_shape(layout.shape)
+
+
+def assert_sums(accumulator, reference: Reference) -> None:
+    """Weights and coverage are those of the patches done so far."""
+    weights, coverage = np.asarray(accumulator.weights()), np.asarray(accumulator.coverage())
+    assert (weights.dtype, coverage.dtype) == (np.float32, np.uint16)
+    np.testing.assert_allclose(weights, reference.weights, rtol=RELATIVE, atol=0)
+    np.testing.assert_array_equal(coverage, reference.counts)
+
+
+@properties(60)
+@given(layouts(), st.sampled_from(MODES), st.integers(1, 3), seeds)
+def test_every_step_in_any_order_is_the_weighted_mean_of_the_patches_so_far(
+    layout, mode, channels, seed
+):
+    """The network's answer depends on the place in the patch, so only the right weights fit."""
+    random = np.random.default_rng(seed)
+    volume = positive_volume((1, *layout.shape), seed)
+    network = Ramps(layout.patch_size, channels)
+    accumulator = accumulator_of(layout, mode)
+    reference = Reference(layout.shape, layout.patch_size, mode, channels)
+    live = accumulator.live(channels)
+    for done, index in enumerate(random.permutation(len(layout.positions)), start=1):
+        start = layout.positions[index]
+        patch = patch_of(volume, start, layout.patch_size)
+        dirty = accumulator.add(int(index), network(torch.from_numpy(patch)[None])[0])
+        reference.add(start, network.by_hand(patch))
+        assert dirty == layout.grid[int(index)].intersection(whole(layout))
+        assert accumulator.done == done
+        assert_blended(np.asarray(live), reference.blended)
+        assert_sums(accumulator, reference)
+    assert_blended(accumulator.result(), reference.blended)
+
+
+@properties(60)
+@given(st.data(), layouts(), st.sampled_from(MODES), seeds)
+def test_any_region_and_channels_agree_with_the_whole(data, layout, mode, seed):
+    random = np.random.default_rng(seed)
+    accumulator = accumulator_of(layout, mode)
+    reference = Reference(layout.shape, layout.patch_size, mode, 3)
+    count = random.integers(0, len(layout.positions) + 1)
+    for index in random.permutation(len(layout.positions))[:count]:
+        prediction = random.uniform(0.5, 2, (3, *layout.patch_size)).astype(np.float32)
+        accumulator.add(int(index), torch.from_numpy(prediction))
+        reference.add(layout.positions[index], prediction)
+    box = data.draw(boxes(layout.shape))
+    channels = data.draw(st.sampled_from([slice(0, 3), slice(0, 1), slice(1, 3), slice(2, 3)]))
+    expected = reference.blended[channels, *box.slices]
+    assert_blended(accumulator.partial(box, channels), expected)
+    assert_blended(accumulator.live(3)[channels, *box.slices], expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.75])
+def test_a_constant_stays_the_constant_at_every_step_and_corner(mode, overlap):
+    layout = Layout((11, 17, 15), (8, 12, 9), overlap)
+    accumulator = accumulator_of(layout, mode)
+    live = accumulator.live(1)
+    prediction = torch.full((1, *layout.patch_size), 3.7)
+    for index in np.random.default_rng(1).permutation(len(layout.grid)):
+        accumulator.add(int(index), prediction)
+        values = np.asarray(live)
+        covered = ~np.isnan(values)
+        np.testing.assert_array_equal(covered[0], np.asarray(accumulator.coverage()) > 0)
+        np.testing.assert_allclose(values[covered], np.float32(3.7), rtol=RELATIVE, atol=0)
+    corners = accumulator.result()[0][np.ix_([0, -1], [0, -1], [0, -1])]
+    np.testing.assert_allclose(corners, np.float32(3.7), rtol=RELATIVE, atol=0)
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ((0, slice(2, 2)), (0, 4, 6)),
+        ((slice(None), 1, slice(4, 4)), (1, 0, 6)),
+        ((0, slice(None), 0, slice(6, 6)), (4, 0)),
+        ((slice(1, 1),), (0, 4, 4, 6)),
+    ],
+)
+def test_an_empty_region_is_an_empty_array(done, key, shape):
+    accumulator = accumulator_of(Layout((4, 4, 6), (4, 4, 4), 0.5), "gaussian")
+    for index in range(done):
+        accumulator.add(index, torch.ones((1, 4, 4, 4)))
+    found = accumulator.live(1)[key]
+    assert (found.shape, found.dtype) == (shape, np.float32)
+    assert accumulator.coverage()[1:1].shape == accumulator.weights()[1:1].shape == (0, 4, 6)
+
+
+def test_before_the_first_patch_all_is_nan_and_weightless():
+    layout = Layout((5, 6, 7), (4, 4, 4), 0.5)
+    accumulator = accumulator_of(layout, "gaussian")
+    live = accumulator.live(2)
+    assert live.shape == (2, 5, 6, 7)
+    assert np.isnan(np.asarray(live)).all()
+    assert_sums(accumulator, Reference(layout.shape, layout.patch_size, "gaussian"))
+    assert accumulator.done == 0
+
+
+def test_negative_and_zero_predictions_are_neither_clamped_nor_taken_for_uncovered():
+    layout = Layout((4, 4, 6), (4, 4, 4), 0.5)
+    accumulator = accumulator_of(layout, "gaussian")
+    accumulator.add(0, torch.full((1, 4, 4, 4), -2.5))
+    accumulator.add(1, torch.full((1, 4, 4, 4), -2.5))
+    np.testing.assert_allclose(accumulator.result(), -2.5, rtol=RELATIVE)
+    zeros = accumulator_of(layout, "gaussian")
+    zeros.add(0, torch.zeros((1, 4, 4, 4)))
+    expected = np.zeros((1, 4, 4, 6))
+    expected[..., 4:] = np.nan
+    np.testing.assert_array_equal(np.asarray(zeros.live(1)), expected)
+
+
+def test_a_patch_added_twice_is_refused_and_changes_nothing():
+    layout = Layout((4, 4, 6), (4, 4, 4), 0.5)
+    accumulator = accumulator_of(layout, "gaussian")
+    accumulator.add(1, torch.ones((1, 4, 4, 4)))
+    before = np.asarray(accumulator.live(1)).copy()
+    with pytest.raises(ValueError, match="patch 1 was added before"):
+        accumulator.add(1, torch.full((1, 4, 4, 4), 9.0))
+    np.testing.assert_array_equal(np.asarray(accumulator.live(1)), before)
+    assert accumulator.done == 1
+    accumulator.add(0, torch.ones((1, 4, 4, 4)))
+    np.testing.assert_allclose(accumulator.result(), 1, rtol=RELATIVE)
+
+
+def test_a_result_needs_every_patch():
+    layout = Layout((4, 4, 6), (4, 4, 4), 0.5)
+    accumulator = accumulator_of(layout, "gaussian")
+    with pytest.raises(ValueError, match="0 of 2 patches"):
+        accumulator.result()
+    accumulator.add(0, torch.ones((1, 4, 4, 4)))
+    with pytest.raises(ValueError, match="1 of 2 patches"):
+        accumulator.result()
+    accumulator.add(1, torch.ones((1, 4, 4, 4)))
+    assert accumulator.result().shape == (1, 4, 4, 6)
+
+
+def test_a_finished_region_does_not_change_while_others_run():
+    """The first planes are final once their last patch is in; later patches lie beyond it."""
+    layout = Layout((12, 4, 4), (4, 4, 4), 0.5)  # starts 0, 2, 4, 6, 8
+    accumulator = accumulator_of(layout, "gaussian")
+    network = Ramps(layout.patch_size)
+    prediction = network(torch.ones((1, 1, 4, 4, 4)))[0]
+    for index in (0, 1):
+        accumulator.add(index, prediction)
+    first = np.asarray(accumulator.live(1)[:, :4])
+    for index in (2, 3, 4):
+        accumulator.add(index, prediction)
+        np.testing.assert_array_equal(accumulator.live(1)[:, :2], first[:, :2])
+    np.testing.assert_array_equal(accumulator.result()[:, :2], first[:, :2])
+
+
+@pytest.fixture
+def new_tensor_bytes():
+    """A function: bytes of the tensors made since the test began and still held."""
+
+    def count() -> int:
+        tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+        storages = [each.untyped_storage() for each in tensors]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    gc.freeze()  # what is there already is looked through no more
+    yield count
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize(("depth", "overlap", "stride"), [(40, 0.5, 4), (41, 0.25, 6), (43, 0, 8)])
+def test_in_raster_order_only_chunks_around_the_front_hold_sums(
+    new_tensor_bytes, depth, overlap, stride
+):
+    layout = Layout((depth, 8, 12), (8, 8, 8), overlap)
+    accumulator = accumulator_of(layout, "gaussian")
+    prediction = torch.ones((2, *layout.patch_size))
+    bytes_of_a_plane = 2 * 8 * 12 * np.dtype(np.float64).itemsize
+    before, planes = new_tensor_bytes(), []
+    for index in range(len(layout.grid)):
+        accumulator.add(index, prediction)
+        planes.append((new_tensor_bytes() - before) / bytes_of_a_plane)
+    assert 8 <= max(planes) <= 8 + stride  # a patch, and the rest of the chunk it ends in
+    assert planes[-1] == 0  # all of it is given back
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "constant"])
+def test_volumes_of_more_planes_than_are_normalised_at_once(mode):
+    layout = Layout((19, 260, 250), (19, 260, 200), 0.5)  # one chunk, two patches along X
+    assert np.prod(layout.shape) > PIECE_VOXELS
+    accumulator = accumulator_of(layout, mode)
+    reference = Reference(layout.shape, layout.patch_size, mode)
+    random = np.random.default_rng(0)
+    for index in (1, 0):
+        prediction = random.uniform(0.5, 2, (1, *layout.patch_size)).astype(np.float32)
+        accumulator.add(index, torch.from_numpy(prediction))
+        reference.add(layout.positions[index], prediction)
+        assert_blended(np.asarray(accumulator.live(1)), reference.blended)
+    assert_blended(accumulator.result(), reference.blended)
+
+
+def test_readers_in_another_thread_never_see_half_a_patch():
+    """Each value read while patches of a constant are added is that constant, or NaN."""
+    layout = Layout((40, 48, 48), (32, 40, 40), 0.75)  # patches lie across several chunks
+    accumulator = accumulator_of(layout, "gaussian")
+    live, coverage = accumulator.live(1), accumulator.coverage()
+    prediction = torch.full((1, *layout.patch_size), 3.0)
+    wrong: list[float] = []
+    passes = 0
+    finished, read_once = threading.Event(), threading.Event()
+
+    def read() -> None:
+        nonlocal passes
+        last_coverage = 0
+        while not finished.is_set() and not wrong:
+            for z in (0, 12, 20, 39):
+                plane = live[0, z]
+                values = plane[~np.isnan(plane)]
+                wrong.extend(values[np.abs(values - 3.0) > 3.0 * RELATIVE].tolist())
+            now = int(coverage[20].sum())
+            if now < last_coverage:
+                wrong.append(float(now))
+            last_coverage = now
+            passes += 1
+            read_once.set()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    try:
+        for reader in readers:
+            reader.start()
+        assert read_once.wait(PATIENCE)
+        for index in np.random.default_rng(0).permutation(len(layout.grid)):
+            accumulator.add(int(index), prediction)
+    finally:
+        finished.set()
+        for reader in readers:
+            reader.join(PATIENCE)
+        sys.setswitchinterval(interval)
+    assert wrong == []
+    assert passes > 0
+    np.testing.assert_allclose(accumulator.result(), 3.0, rtol=RELATIVE)

@@ -1,0 +1,220 @@
+import json
+import math
+
+import pytest
+
+from engine.helpers import MODES
+from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.errors import ConfigError
+
+PATCH = (8, 128, 128)
+
+
+def refusal(**settings) -> str:
+    with pytest.raises(ConfigError) as caught:
+        InferenceConfig(**{"patch_size": PATCH, **settings})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named", "allowed"),
+    [
+        ({"overlap": 1}, "overlap 1 ", "[0, 1)"),
+        ({"overlap": 1.0}, "overlap 1.0 ", "[0, 1)"),
+        ({"overlap": 50}, "overlap 50 ", "[0, 1)"),
+        ({"overlap": -0.1}, "overlap -0.1 ", "[0, 1)"),
+        ({"overlap": math.nan}, "overlap nan ", "[0, 1)"),
+        ({"overlap": math.inf}, "overlap inf ", "[0, 1)"),
+        ({"overlap": True}, "overlap True ", "[0, 1)"),
+        ({"overlap": False}, "overlap False ", "[0, 1)"),
+        ({"overlap": "half"}, "overlap 'half' ", "[0, 1)"),
+        ({"overlap": None}, "overlap None ", "[0, 1)"),
+        ({"patch_size": (8, 128)}, "patch_size (8, 128) ", "three positive integers (Z, Y, X)"),
+        ({"patch_size": ()}, "patch_size () ", "three positive integers (Z, Y, X)"),
+        (
+            {"patch_size": (1, 8, 128, 128)},
+            "patch_size (1, 8, 128, 128) ",
+            "three positive integers (Z, Y, X)",
+        ),
+        ({"patch_size": 8}, "patch_size 8 ", "three positive integers (Z, Y, X)"),
+        (
+            {"patch_size": "8,128,128"},
+            "patch_size '8,128,128' ",
+            "three positive integers (Z, Y, X)",
+        ),
+        (
+            {"patch_size": (0, 128, 128)},
+            "patch_size (0, 128, 128) ",
+            "three positive integers (Z, Y, X)",
+        ),
+        (
+            {"patch_size": (8, -128, 128)},
+            "patch_size (8, -128, 128) ",
+            "three positive integers (Z, Y, X)",
+        ),
+        (
+            {"patch_size": (8, 128, 1.5)},
+            "patch_size (8, 128, 1.5) ",
+            "three positive integers (Z, Y, X)",
+        ),
+        (
+            {"patch_size": (8, 128, 128.0)},
+            "patch_size (8, 128, 128.0) ",
+            "three positive integers (Z, Y, X)",
+        ),
+        (
+            {"patch_size": (8, True, 128)},
+            "patch_size (8, True, 128) ",
+            "three positive integers (Z, Y, X)",
+        ),
+        (
+            {"patch_size": (8, "128", 128)},
+            "patch_size (8, '128', 128) ",
+            "three positive integers (Z, Y, X)",
+        ),
+        ({"patch_size": None}, "patch_size None ", "three positive integers (Z, Y, X)"),
+        ({"batch_size": 0}, "batch_size 0 ", "greater than or equal to 1"),
+        ({"batch_size": -4}, "batch_size -4 ", "greater than or equal to 1"),
+        ({"batch_size": 2.0}, "batch_size 2.0 ", "integer"),
+        ({"batch_size": True}, "batch_size True ", "integer"),
+        ({"blending": "triangle"}, "blending 'triangle' ", "'gaussian', 'bump' or 'constant'"),
+        ({"blending": None}, "blending None ", "'gaussian', 'bump' or 'constant'"),
+        ({"activation": "relu"}, "activation 'relu' ", "'none', 'sigmoid', 'softmax' or 'tanh'"),
+        ({"normalization": "log"}, "normalization 'log' ", "'none' or 'dtype'"),
+        ({"padding": "wrap"}, "padding 'wrap' ", "'reflect', 'edge' or 'constant'"),
+        ({"tta": "flips"}, "tta 'flips' ", "'none'"),
+        ({"output_scale": (1, 2, 1)}, "output_scale (1, 2, 1) ", "should be 1"),
+        ({"do_eval": "maybe"}, "do_eval 'maybe' ", "boolean"),
+        ({"device": "gpu"}, "device 'gpu' ", "auto, cpu, cuda, cuda:N or mps"),
+        ({"device": "cuda:"}, "device 'cuda:' ", "auto, cpu, cuda, cuda:N or mps"),
+        ({"device": "cuda:-1"}, "device 'cuda:-1' ", "auto, cpu, cuda, cuda:N or mps"),
+        ({"device": "cpu "}, "device 'cpu ' ", "auto, cpu, cuda, cuda:N or mps"),
+        ({"device": 0}, "device 0 ", "auto, cpu, cuda, cuda:N or mps"),
+        ({"overlp": 0.5}, "overlp ", "not a setting"),
+    ],
+)
+def test_a_bad_value_is_named_in_one_line_with_what_is_allowed(settings, named, allowed):
+    message = refusal(**settings)
+    assert named in message
+    assert allowed in message
+    assert "\n" not in message
+    assert "pydantic" not in message
+
+
+def test_two_bad_values_are_both_named_in_one_line():
+    message = refusal(overlap=2, batch_size=0)
+    assert "overlap 2 " in message
+    assert "batch_size 0 " in message
+    assert "\n" not in message
+
+
+def test_a_missing_patch_size_is_named():
+    with pytest.raises(ConfigError, match=r"^patch_size .*required"):
+        InferenceConfig()
+
+
+def test_a_config_error_is_a_value_error():
+    with pytest.raises(ValueError, match="overlap"):
+        InferenceConfig(patch_size=PATCH, overlap=1)
+
+
+def test_defaults_are_those_of_the_contract():
+    config = InferenceConfig(patch_size=PATCH)
+    assert config.model_dump() == {
+        "patch_size": PATCH,
+        "overlap": 0.5,
+        "blending": "gaussian",
+        "activation": "none",
+        "normalization": "dtype",
+        "padding": "reflect",
+        "do_eval": True,
+        "output_scale": (1, 1, 1),
+        "tta": "none",
+        "batch_size": 1,
+        "device": "auto",
+    }
+
+
+@pytest.mark.parametrize("overlap", [0, 0.0, 0.25, 0.999])
+def test_overlaps_from_zero_up_are_usable(overlap):
+    assert InferenceConfig(patch_size=PATCH, overlap=overlap).overlap == overlap
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])
+def test_devices_are_usable_by_name(device):
+    assert InferenceConfig(patch_size=PATCH, device=device).device == device
+
+
+@pytest.mark.parametrize("blending", MODES)
+def test_windows_are_usable_by_name(blending):
+    assert InferenceConfig(patch_size=PATCH, blending=blending).blending == blending
+
+
+def test_a_list_of_three_numbers_is_a_patch_size():
+    assert InferenceConfig(patch_size=[8, 128, 128]).patch_size == PATCH
+
+
+OTHER_THAN_DEFAULT = {
+    "patch_size": (4, 5, 6),
+    "overlap": 0.25,
+    "blending": "bump",
+    "activation": "softmax",
+    "normalization": "none",
+    "padding": "edge",
+    "do_eval": False,
+    "output_scale": (1, 1, 1),
+    "tta": "none",
+    "batch_size": 3,
+    "device": "cuda:1",
+}
+
+
+def test_json_and_back_is_the_same_config():
+    config = InferenceConfig(**OTHER_THAN_DEFAULT)
+    text = config.to_json()
+    assert InferenceConfig.from_json(text) == config
+    assert json.loads(text) == {
+        **OTHER_THAN_DEFAULT,
+        "patch_size": [4, 5, 6],
+        "output_scale": [1, 1, 1],
+    }
+
+
+def test_json_overlap_survives_bit_by_bit():
+    config = InferenceConfig(patch_size=PATCH, overlap=1 / 3)
+    assert InferenceConfig.from_json(config.to_json()).overlap == 1 / 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not JSON"),
+        ("", "not JSON"),
+        ("[1, 2]", "JSON object, not list"),
+        ('"patch_size"', "JSON object, not str"),
+        ("{}", "patch_size is required"),
+        ('{"patch_size": [8, 8, 8], "overlap": 1.5}', "overlap 1.5 "),
+        ('{"patch_size": [8, 8, 8], "colour": "red"}', "colour is not a setting"),
+        ('{"patch_size": [8, 8, 8], "overlap": NaN}', "overlap nan "),
+    ],
+)
+def test_unusable_json_is_refused_in_one_line(text, said):
+    with pytest.raises(ConfigError) as caught:
+        InferenceConfig.from_json(text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_does_not_change():
+    config = InferenceConfig(patch_size=PATCH)
+    with pytest.raises(ValueError, match="frozen"):
+        config.overlap = 0.75
+    with pytest.raises(ValueError, match="frozen"):
+        del config.overlap
+    assert config.overlap == 0.5
+
+
+def test_equal_settings_are_equal_and_hash_alike():
+    one, other = (InferenceConfig(patch_size=PATCH, overlap=o) for o in (0.5, 0.25))
+    assert one != other
+    assert len({one, other, InferenceConfig(patch_size=list(PATCH))}) == 2

@@ -1,0 +1,262 @@
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.helpers import Fails, Identity, Recorded, config_of
+from napari_seamless.engine.errors import ModelError, PredictionError, SeamlessError
+from napari_seamless.engine.predictor import Predictor, activated, normalized
+
+CPU = torch.device("cpu")
+PATCHES = np.random.default_rng(0).uniform(0.5, 2, (2, 3, 4, 5, 6)).astype(np.float32)
+
+
+def predict(module: nn.Module, patches: np.ndarray = PATCHES, **settings) -> torch.Tensor:
+    with Predictor(module, config_of((4, 5, 6), **settings), CPU) as predictor:
+        return predictor(patches)
+
+
+class Returns(Recorded):
+    """Returns what a function makes of its input."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def predict(self, x):
+        return self.function(x)
+
+
+# ------------------------------------------------------------------------------ values in and out
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "normalization", "expected"),
+    [
+        (np.uint8, [0, 51, 255], "dtype", [0, 0.2, 1]),
+        (np.uint16, [0, 13107, 65535], "dtype", [0, 0.2, 1]),
+        (np.uint32, [0, 858993459, 4294967295], "dtype", [0, 0.2, 1]),
+        (np.int16, [-300, 0, 300], "dtype", [-300, 0, 300]),
+        (np.float32, [-0.5, 0.25, 70000], "dtype", [-0.5, 0.25, 70000]),
+        (np.float64, [-0.5, 0.25, 70000], "dtype", [-0.5, 0.25, 70000]),
+        (np.float16, [-0.5, 0.25, 1000], "dtype", [-0.5, 0.25, 1000]),
+        (bool, [False, True, True], "dtype", [0, 1, 1]),
+        (np.uint8, [0, 51, 255], "none", [0, 51, 255]),
+        (np.uint16, [0, 13107, 65535], "none", [0, 13107, 65535]),
+    ],
+)
+def test_normalization(dtype, values, normalization, expected):
+    given = np.array(values, dtype=dtype)
+    found = normalized(given, normalization)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.array(expected, np.float32), rtol=1.2e-7, atol=0)
+    assert given.tolist() == values  # the volume itself is left alone
+
+
+def test_big_endian_voxels_reach_the_network():
+    network = Identity()
+    predict(network, PATCHES.astype(">f4"))
+    np.testing.assert_array_equal(network.inputs[0], PATCHES)
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [
+        ("none", lambda v: v),
+        ("sigmoid", lambda v: 1 / (1 + np.exp(-v))),
+        ("tanh", np.tanh),
+        ("softmax", lambda v: np.exp(v) / np.exp(v).sum(axis=1, keepdims=True)),
+    ],
+)
+def test_activations(activation, function):
+    values = np.random.default_rng(0).normal(0, 3, (2, 3, 1, 2, 2)).astype(np.float32)
+    expected = function(values.astype(np.float64))
+    found = activated(torch.from_numpy(values), activation)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with Predictor(Identity(), config_of((1, 2, 2), activation=activation), CPU) as predictor:
+        np.testing.assert_array_equal(predictor(values), found)
+
+
+def test_the_network_gets_normalised_float32_batches_without_gradients():
+    graded = []
+
+    def look(x):
+        graded.append((torch.is_grad_enabled(), x.requires_grad, x.dtype))
+        return x
+
+    network = Returns(look)
+    patches = np.full((2, 1, 4, 5, 6), 51, np.uint8)
+    prediction = predict(network, patches, normalization="dtype")
+    assert graded == [(False, False, torch.float32)]
+    np.testing.assert_allclose(network.inputs[0], np.full(patches.shape, 0.2), rtol=1e-6)
+    assert prediction.shape == patches.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
+def test_predictions_are_float32_on_the_cpu_whatever_the_network_returns(dtype):
+    prediction = predict(Returns(lambda x: torch.full(x.shape, 3, dtype=dtype)))
+    assert prediction.dtype == torch.float32
+    assert prediction.device == CPU
+    assert (prediction == 3).all()
+
+
+def test_more_or_fewer_channels_out_than_in_are_fine():
+    assert predict(Returns(lambda x: x[:, :1])).shape == (2, 1, 4, 5, 6)
+    assert predict(Returns(lambda x: torch.cat([x, x], 1))).shape == (2, 6, 4, 5, 6)
+
+
+# ------------------------------------------------------------------------------ what can go wrong
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda x: x[..., :-1], "(2, 3, 4, 5, 5) of (2, 3, 4, 5, 6)"),
+        (lambda x: x[:, :, 1:], "(2, 3, 3, 5, 6) of (2, 3, 4, 5, 6)"),
+        (lambda x: torch.cat([x, x]), "(4, 3, 4, 5, 6) of (2, 3, 4, 5, 6)"),
+        (lambda x: x[:1], "(1, 3, 4, 5, 6) of (2, 3, 4, 5, 6)"),
+        (lambda x: x[0], "(3, 4, 5, 6) of (2, 3, 4, 5, 6)"),
+        (lambda x: x.mean(), "() of (2, 3, 4, 5, 6)"),
+        (lambda x: (x, x), "tuple"),
+        (lambda x: [x], "list"),
+        (lambda x: {"out": x}, "dict"),
+        (lambda x: x.numpy(force=True), "ndarray"),
+        (lambda x: None, "NoneType"),
+    ],
+)
+def test_an_output_that_does_not_fit_is_a_model_error_in_one_line(function, said):
+    with pytest.raises(ModelError) as caught:
+        predict(Returns(function))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("channel", [0, 2])
+def test_a_prediction_that_is_not_finite_is_a_prediction_error_in_one_line(value, channel):
+    def spoil(x):
+        x = x.clone()
+        x[1, channel, 3, 4, 5] = value  # one voxel of one patch of the batch
+        return x
+
+    with pytest.raises(PredictionError, match="NaN or infinity") as caught:
+        predict(Returns(spoil))
+    assert "\n" not in str(caught.value)
+    assert "'none'" in str(caught.value)  # names the normalization in use
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("size mismatch\n at layer 3"), ValueError("odd"), KeyError("head")]
+)
+def test_a_failing_first_call_is_a_model_error_and_a_later_one_a_prediction_error(error):
+    network = Fails(2, error)
+    with Predictor(network, config_of((4, 5, 6)), CPU) as predictor:
+        predictor(PATCHES)
+        with pytest.raises(PredictionError) as later:
+            predictor(PATCHES)
+    with pytest.raises(ModelError) as first:
+        predict(Fails(1, error))
+    for caught in (first, later):
+        assert str(error).splitlines()[0] in str(caught.value)
+        assert "(2, 3, 4, 5, 6)" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert caught.value.__cause__ is error
+    assert isinstance(later.value, RuntimeError)
+    assert not isinstance(later.value, ModelError)
+    assert isinstance(first.value, ValueError)
+
+
+def test_too_little_memory_asks_for_smaller_batches():
+    with pytest.raises(SeamlessError, match="use a smaller batch_size or patch_size"):
+        predict(Fails(1, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")))
+
+
+def test_wrong_channel_count_names_the_channels():
+    with pytest.raises(ModelError, match=r"\(2, 3, 4, 5, 6\).* number of channels"):
+        predict(nn.Conv3d(1, 1, 1))
+
+
+def test_ctrl_c_in_the_network_is_not_turned_into_an_error_of_ours():
+    with pytest.raises(KeyboardInterrupt):
+        predict(Fails(1, KeyboardInterrupt()))
+
+
+# ------------------------------------------------------------------------------ modes
+
+
+class Modes(Recorded):
+    """A network with dropout and batch norm that keeps the modes its parts had during calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm3d(3)
+        self.drop = nn.Dropout(0.5)
+        self.drops = nn.Dropout3d(0.5)
+        self.seen: list[tuple[bool, ...]] = []
+
+    def predict(self, x):
+        self.seen.append(
+            (self.training, self.norm.training, self.drop.training, self.drops.training)
+        )
+        return self.drop(self.norm(x))
+
+
+def test_evaluation_mode_is_the_default():
+    network = Modes().train()
+    one, other = predict(network), predict(network)
+    assert network.seen == [(False, False, False, False)] * 2
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert (one > 0).all()
+
+
+def test_without_do_eval_dropout_is_active_and_batch_norm_is_not():
+    torch.manual_seed(0)
+    network = Modes().eval()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    one, other = (predict(network, do_eval=False) for _ in range(2))
+    assert network.seen == [(False, False, True, True)] * 2
+    dropped = (one == 0).float().mean()
+    assert 0.3 < dropped < 0.7
+    assert not torch.equal(one, other)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    kept = one[one != 0] / 2  # dropout scales what it keeps
+    expected = torch.from_numpy(PATCHES)[one != 0] / np.sqrt(1 + network.norm.eps)
+    torch.testing.assert_close(kept, expected, rtol=1e-5, atol=0)  # running, not batch statistics
+
+
+@pytest.mark.parametrize("do_eval", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_each_part_leaves_in_the_mode_it_came_in(do_eval, fails):
+    network = Modes().train()
+    network.norm.eval()  # frozen, as in fine-tuning
+    network.drops.eval()
+    before = [part.training for part in network.modules()]
+    assert before == [True, False, True, False]
+    config = config_of((4, 5, 6), do_eval=do_eval)
+    stop = RuntimeError("stop")
+    with (
+        pytest.raises(RuntimeError, match="stop") if fails else nullcontext(),
+        Predictor(network, config, CPU) as predictor,
+    ):
+        predictor(PATCHES)
+        if fails:
+            raise stop
+    assert [part.training for part in network.modules()] == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(("do_eval", "active"), [(True, False), (False, True)])
+def test_dropout_inside_torchscript_obeys_do_eval(do_eval, active):
+    torch.manual_seed(0)
+    scripted = torch.jit.script(nn.Sequential(nn.BatchNorm3d(3), nn.Dropout(0.5)).train())
+    before = {name: value.clone() for name, value in scripted.state_dict().items()}
+    prediction = predict(scripted, do_eval=do_eval)
+    assert bool((prediction == 0).any()) == active
+    assert scripted.training
+    assert [part.training for part in scripted.modules()] == [True, True, True]
+    for name, value in scripted.state_dict().items():
+        assert torch.equal(value, before[name]), name

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.helpers import boxes, layouts, properties
+from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.schedule import Schedule
+
+GRID = PatchGrid((8, 8, 8), (4, 4, 4), 0.5)  # 27 patches, starts 0, 2, 4
+
+
+def in_order(layout_positions, patch_size, box, waiting) -> list[int]:
+    """Touching patches nearest to the box's centre first, then the rest; ties in raster order."""
+    distances, rest = [], []
+    for index in sorted(waiting):
+        start = layout_positions[index]
+        stop = np.add(start, patch_size)
+        if np.all(start < np.array(box.stop)) and np.all(stop > np.array(box.start)):
+            twice = (start + stop) - np.add(box.start, box.stop)
+            distances.append((int(twice @ twice), index))
+        else:
+            rest.append(index)
+    return [index for _, index in sorted(distances)] + rest
+
+
+def test_raster_order_without_a_focus():
+    schedule = Schedule(GRID)
+    assert len(schedule) == 27
+    assert [schedule.take(4) for _ in range(7)] == [
+        list(range(i, min(i + 4, 27))) for i in range(0, 27, 4)
+    ]
+    assert len(schedule) == 0
+    assert not schedule
+    assert schedule.take(4) == []
+
+
+def test_indices_are_plain_integers():
+    assert {type(index) for index in Schedule(GRID).take(27)} == {int}
+
+
+def test_a_focus_on_one_corner_worked_out_by_hand():
+    schedule = Schedule(GRID)
+    schedule.focus(Box((7, 7, 7), (8, 8, 8)))  # only the last patch, of the last corner, reaches it
+    assert schedule.take(27) == [26, *range(26)]
+
+
+def test_a_focus_on_a_plane_worked_out_by_hand():
+    schedule = Schedule(PatchGrid((8, 4, 12), (4, 4, 4), 0.0))  # z: 0, 4; x: 0, 4, 8
+    schedule.focus(Box((5, 0, 4), (6, 4, 12)))  # plane 5; its centre lies between the last two
+    assert schedule.take(6) == [4, 5, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("box", [None, Box((0, 0, 50), (1, 1, 51)), Box((-9, 0, 0), (-8, 1, 1))])
+def test_no_focus_or_one_that_touches_nothing_is_raster_order(box):
+    schedule = Schedule(GRID)
+    schedule.focus(Box((7, 7, 7), (8, 8, 8)))
+    assert schedule.take(2) == [26, 0]
+    schedule.focus(box)
+    assert schedule.take(27) == list(range(1, 26))
+
+
+@properties(100)
+@given(st.data(), layouts())
+def test_focus_agrees_with_brute_force_whatever_was_taken_before(data, layout):
+    schedule = Schedule(layout.grid)
+    positions = [np.array(start) for start in layout.positions]
+    waiting = set(range(len(positions)))
+    while waiting:
+        box = data.draw(st.none() | boxes(layout.shape))
+        schedule.focus(box)
+        count = data.draw(st.integers(1, 9))
+        if box is None:
+            expected = sorted(waiting)[:count]
+        else:
+            expected = in_order(positions, layout.patch_size, box, waiting)[:count]
+        assert schedule.take(count) == expected
+        waiting -= set(expected)
+        assert len(schedule) == len(waiting)
