@@ -75,3 +75,11 @@ class Ramp(Doubled):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         ramp = torch.linspace(0, 1, image.shape[-1])
         return super().forward(image) * ramp
+
+
+class TwoChannels(Doubled):
+    """Returns twice and six times its input."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        doubled = super().forward(image)
+        return torch.cat([doubled, 3 * doubled], dim=1)

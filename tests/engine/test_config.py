@@ -83,7 +83,7 @@ def refusal(**settings) -> str:
         ({"normalization": "log"}, "normalization 'log' ", "'none' or 'dtype'"),
         ({"padding": "wrap"}, "padding 'wrap' ", "'reflect', 'edge' or 'constant'"),
         ({"tta": "flips"}, "tta 'flips' ", "'none'"),
-        ({"output_scale": (1, 2, 1)}, "output_scale (1, 2, 1) ", "should be 1"),
+        ({"output_scale": (1, 2, 1)}, "output_scale (1, 2, 1) ", "(1, 1, 1)"),
         ({"do_eval": "maybe"}, "do_eval 'maybe' ", "boolean"),
         ({"device": "gpu"}, "device 'gpu' ", "auto, cpu, cuda, cuda:N or mps"),
         ({"device": "cuda:"}, "device 'cuda:' ", "auto, cpu, cuda, cuda:N or mps"),

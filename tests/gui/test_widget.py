@@ -159,3 +159,19 @@ def test_the_sample_opens_with_its_truth_hidden(make_napari_viewer):
     assert raw.data.shape == truth.data.shape == (32, 256, 256)
     assert not truth.visible
     np.testing.assert_allclose(raw.scale, (40, 8, 8))
+
+
+def test_a_network_of_two_channels_adds_a_channel_slider(session_over, checkpoint_of, volume):
+    session = session_over(volume, scale=(5, 2, 2))
+    session.viewer.dims.set_current_step(0, 9)
+    session.widget.show_grid.value = True
+    session.choose(checkpoint_of(networks.TwoChannels), networks.TwoChannels, batch_size=4)
+    session.press("run_button")
+    assert session.wait_for_end().startswith("Done")
+
+    np.testing.assert_allclose(
+        np.asarray(session.live.data), np.stack([2 * volume, 6 * volume]), rtol=1e-6
+    )
+    np.testing.assert_allclose(session.live.scale, (1, 5, 2, 2))
+    assert session.viewer.dims.ndim == 4
+    assert session.viewer.dims.current_step[1] == 9

@@ -1,9 +1,10 @@
 """The settings of a run: frozen, validated, JSON in and out."""
 
 import json
+import operator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from napari_seamless.engine.blending import WINDOWS
 from napari_seamless.engine.errors import ConfigError
@@ -13,7 +14,16 @@ Activation = Literal["none", "sigmoid", "softmax", "tanh"]
 Normalization = Literal["none", "dtype"]
 Padding = Literal["reflect", "edge", "constant"]
 TestTimeAugmentation = Literal["none"]
-Voxels = Annotated[int, Field(strict=True, ge=1)]
+
+
+def _whole(value: Any) -> int:
+    """Take any integer, numpy's too, but neither 8.0 nor True."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError("must be an integer")
+    return operator.index(value)
+
+
+Voxels = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 
 
 class InferenceConfig(BaseModel):
@@ -119,6 +129,7 @@ _PRESENCE = {
 _ALLOWED = {
     "patch_size": "give three positive integers (Z, Y, X), for example (8, 128, 128)",
     "overlap": "the overlap is a share in [0, 1), for example 0.5",
+    "output_scale": "only (1, 1, 1) so far",
     "device": "choose auto, cpu, cuda, cuda:N or mps",
 }
 

@@ -194,8 +194,9 @@ class Run:
             with self._predictor:
                 for volume in self.plan.volumes:
                     yield from self._work_on(volume)
-        except GeneratorExit:
+        except (GeneratorExit, KeyboardInterrupt):
             self._end(self._outcome())
+            raise
         except BaseException as error:
             try:
                 self._end("failed")
