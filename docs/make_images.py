@@ -10,7 +10,7 @@ from pathlib import Path
 import napari
 from qtpy.QtCore import QTimer
 
-from napari_seamless.demo.show import CHECKPOINT, PATCH_SIZE
+from napari_seamless.demo import CHECKPOINT, PATCH_SIZE
 
 IMAGES = Path(__file__).parent / "images"
 PICTURE_AT = 0.1

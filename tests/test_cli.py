@@ -168,6 +168,30 @@ def test_an_output_that_exists_is_kept_unless_overwrite(files, capsys):
     assert h5py.is_hdf5(out)
 
 
+@pytest.mark.parametrize("name", ["volume.h5", "net.pt"])
+def test_an_input_is_never_the_output(files, capsys, name):
+    before = (files / name).read_bytes()
+
+    assert predict(files, "--output", str(files / name), "--overwrite") == 2
+    assert name in the_error(capsys)
+    assert (files / name).read_bytes() == before
+
+
+def test_a_config_need_not_be_complete(files):
+    (files / "run.json").write_text('{"overlap": 0.0}')
+    config = str(files / "run.json")
+
+    assert predict(files, "--output", str(files / "out.h5"), "--config", config) == 0
+    assert len(networks.calls) == 3 * 2 * 2
+
+
+def test_a_patch_beyond_any_memory_is_refused(files, capsys):
+    sizes = "999999,99999,99999"
+
+    assert predict(files, "--output", str(files / "out.h5"), "--patch-size", sizes) == 2
+    assert "patch_size (999999, 99999, 99999)" in the_error(capsys)
+
+
 def test_a_disk_too_small_is_said_before_the_work_is_done(files, capsys, monkeypatch):
     usage = shutil.disk_usage(files)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
@@ -210,7 +234,9 @@ def test_a_network_that_fails_later_exits_with_1_and_keeps_what_was_done(files, 
     code = predict(files, "--output", str(files / "out.h5"), network="networks:FailsLater")
 
     assert code == 1
-    assert "can't allocate memory" in the_error(capsys)
+    line = the_error(capsys)
+    assert "can't allocate memory" in line
+    assert f"{files / 'out.h5'} keeps 2 of" in line
     with h5py.File(files / "out.h5") as file:
         assert file["main"].attrs["status"] == "failed"
         assert int(file["main"].attrs["done"]) == 2

@@ -23,10 +23,11 @@ from napari_seamless.engine.config import (
     Normalization,
     Padding,
     TestTimeAugmentation,
+    json_object,
 )
 from napari_seamless.engine.errors import (
-    ConfigError,
     RunFailedError,
+    SeamlessError,
     SourceError,
     UnusableInputError,
     one_line,
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, UNUSABLE)
     except RunFailedError as error:
         return _complain(error, FAILED)
+    except MemoryError as error:
+        return _complain(error, FAILED)
     except KeyboardInterrupt:
         return CANCELLED
 
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _predict(options: argparse.Namespace) -> int:
     config = _config(options)
     network_arguments = _json_object(options.arguments, "--arguments")
-    from napari_seamless.inference import InferenceRun, drain  # after the cheap checks: loads torch
+    from napari_seamless.inference import InferenceRun  # after the cheap checks: loads torch
     from napari_seamless.metrics import dice
     from napari_seamless.models import load_model
 
@@ -77,7 +80,7 @@ def _predict(options: argparse.Namespace) -> int:
     ) as run:
         truth = run.read_labels(options.labels) if options.labels else None
         with _cancelled_by_ctrl_c(run):
-            drain(run)
+            _drain(run, options.output)
         facts = _summary(run, options.output, time.perf_counter() - began)
         if truth is not None and run.done:
             facts["dice"] = dice(run.live[0], truth)
@@ -85,11 +88,24 @@ def _predict(options: argparse.Namespace) -> int:
     return DONE if run.status == "complete" else CANCELLED
 
 
+def _drain(run: "Run", output: str) -> None:
+    """Drain a run; an error also says what is kept."""
+    from napari_seamless.inference import drain
+
+    try:
+        drain(run)
+    except SeamlessError as error:
+        if run.done and Path(output).exists():
+            error.add_note(f"{output} keeps {run.done} of {run.total} patches")
+        raise
+
+
 def _summary(run: "Run", output: str, seconds: float) -> dict[str, Any]:
     voxels = sum(int(np.prod(volume.grid.shape)) for volume in run.plan.volumes)
     return {
         "status": run.status,
         "patches": run.done,
+        "redundancy": round(run.plan.redundancy, 2),
         "of": run.total,
         "output": output if run.done else None,
         "seconds": round(seconds, 2),
@@ -134,30 +150,22 @@ def _config(options: argparse.Namespace) -> InferenceConfig:
     }
     if options.config is None:
         return InferenceConfig(**given)
-    base = InferenceConfig.from_json(_text_of(options.config, "--config"))
-    return InferenceConfig(**{**base.model_dump(), **given})
+    base = json_object(_text_of(options.config, "--config"), "--config")
+    return InferenceConfig(**{**base, **given})
 
 
 def _json_object(text: str | None, option: str) -> dict[str, Any] | None:
     """Return a JSON object given as text, or in the file that the text names."""
     if text is None:
         return None
-    if not text.lstrip().startswith("{"):
+    if text.lstrip()[:1] not in ("{", "["):
         text = _text_of(text, option)
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{option} {text!r} is not JSON ({error}); give an object: {{...}}"
-        ) from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{option} {text!r} is JSON, but no object; give {{...}}")
-    return value
+    return json_object(text, option)
 
 
 def _text_of(path: str, option: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{option} {path!r} cannot be read: {one_line(error)}") from None
 
@@ -179,7 +187,8 @@ def _cancelled_by_ctrl_c(run: "Run") -> Iterator[None]:
 
 
 def _complain(error: BaseException, code: int) -> int:
-    print(f"{PROGRAM}: error: {one_line(error)}", file=sys.stderr)
+    notes = getattr(error, "__notes__", [])
+    print(f"{PROGRAM}: error: {'; '.join([one_line(error), *notes])}", file=sys.stderr)
     return code
 
 

@@ -1,6 +1,5 @@
 """Where the rooms meet: what a caller names (paths, arrays, checkpoints) becomes an engine run."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from torch import nn
 from tqdm import tqdm
 
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import ConfigError, ModelError
+from napari_seamless.engine.errors import ConfigError, ModelError, OutputError
 from napari_seamless.engine.run import Run
+from napari_seamless.engine.source import read_patch
 from napari_seamless.io.sources import open_source, open_sources
 from napari_seamless.io.stores import open_store, versions
 from napari_seamless.metrics import dice
@@ -58,8 +58,6 @@ class InferenceRun(Run):
         ".h5" (dataset "main") or ".tif"; written when the run ends, partial results marked so.
     overwrite : bool
         Replace an output that exists.
-    metadata : mapping, optional
-        What the output shall say besides the run's own facts, JSON-like (geometry for example).
 
     Raises
     ------
@@ -81,21 +79,24 @@ class InferenceRun(Run):
         output: PathLike | None = None,
         *,
         overwrite: bool = False,
-        metadata: Mapping[str, Any] | None = None,
     ) -> None:
+        inputs = source if isinstance(source, (list, tuple)) else [source]
+        if output is not None:
+            _refuse_input_as_output(output, [*inputs, model])
         store = open_store(output, overwrite=overwrite) if output is not None else None
         module, provenance = _network(model)
         with ExitStack() as opened:
             sources = open_sources(source)
-            for each in sources:
-                opened.callback(each.close)
+            for each, original in zip(sources, inputs, strict=True):
+                if each is not original:  # a Source that was handed in stays the caller's
+                    opened.callback(each.close)
             if store is not None and len(sources) > 1:
                 raise ConfigError(
                     f"output {output} is one file for {len(sources)} volumes; "
                     "leave output out and save prediction.arrays, or run them one by one"
                 )
             facts = {"source": sources[0].name, "versions": versions(), **provenance}
-            super().__init__(sources, module, config, store, {**facts, **(metadata or {})})
+            super().__init__(sources, module, config, store, facts)
             self._opened = opened.pop_all()
 
     def read_labels(self, labels: Any) -> NDArray[Any]:
@@ -123,15 +124,16 @@ class InferenceRun(Run):
                     f"labels have shape {source.shape} (C, Z, Y, X); "
                     f"they must be one volume of shape {(1, *volume.grid.shape)} like the input"
                 )
-            truth: NDArray[Any] = source.read(volume.box)[0]
+            truth: NDArray[Any] = read_patch(source, volume.box, "constant")[0]
             return truth
         finally:
-            source.close()
+            if source is not labels:
+                source.close()
 
     def close(self) -> None:
         """End the run now if it has not ended, and close the sources; results stay readable."""
-        super().close()
-        self._opened.close()
+        with self._opened:
+            super().close()
 
 
 def predict(
@@ -140,6 +142,7 @@ def predict(
     config: InferenceConfig,
     output: PathLike | None = None,
     labels: Any = None,
+    resume: bool = False,
     progress: bool = True,
     *,
     overwrite: bool = False,
@@ -152,6 +155,8 @@ def predict(
         As in `InferenceRun`.
     labels : path or array-like, optional
         Truth of a single volume, (Z, Y, X), foreground where nonzero; gives `metrics`.
+    resume : bool
+        Go on with a run that was cut off. Not possible yet: true is refused.
     progress : bool
         Show a progress bar on standard error.
 
@@ -167,6 +172,8 @@ def predict(
         If the network or the disk fails later; with an output, what was done is kept there as a
         partial result.
     """
+    if resume:
+        raise ConfigError("resume=True is not possible yet; leave it out to start anew")
     with InferenceRun(source, model, config, output, overwrite=overwrite) as run:
         truth = None if labels is None else run.read_labels(labels)
         drain(run, progress)
@@ -179,6 +186,18 @@ def drain(run: Run, progress: bool = True) -> None:
     with tqdm(total=run.total, unit=" patches", disable=not progress, dynamic_ncols=True) as bar:
         for event in run:
             bar.update(event.done - bar.n)
+
+
+def _refuse_input_as_output(output: PathLike, inputs: list[Any]) -> None:
+    """Writing replaces the output, so it must not be the volume or the checkpoint."""
+    paths = [each.report.path if isinstance(each, LoadedModel) else each for each in inputs]
+    for path in paths:
+        if not isinstance(path, PathLike):
+            continue
+        file = Path(str(path).partition("::")[0]).expanduser()
+        target = Path(output).expanduser()
+        if file.exists() and target.exists() and file.samefile(target):
+            raise OutputError(f"output {output} is also an input; choose another name")
 
 
 def _network(model: Any) -> tuple[nn.Module, dict[str, Any]]:

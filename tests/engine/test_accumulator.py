@@ -1,4 +1,5 @@
 import gc
+import mmap
 import sys
 import threading
 
@@ -268,3 +269,27 @@ def test_readers_in_another_thread_never_see_half_a_patch():
     assert wrong == []
     assert passes > 0
     np.testing.assert_allclose(accumulator.result(), 3.0, rtol=RELATIVE)
+
+
+def test_a_patch_for_which_there_is_no_memory_is_not_half_added(monkeypatch):
+    layout = Layout((8, 12, 4), (8, 8, 4), 0.5)  # two chunks along Y under the first patch
+    accumulator = accumulator_of(layout, "constant")
+    prediction = torch.ones((1, *layout.patch_size))
+    made = []
+
+    def mapped(number, length):
+        if len(made) == 1:
+            raise OSError("Cannot allocate memory")
+        made.append(real(number, length))
+        return made[-1]
+
+    real = mmap.mmap
+    monkeypatch.setattr(mmap, "mmap", mapped)
+    with pytest.raises(OSError, match="Cannot allocate"):
+        accumulator.add(0, prediction)
+    monkeypatch.setattr(mmap, "mmap", real)
+
+    assert np.isnan(np.asarray(accumulator.live(1))).all()
+    for index in range(2):
+        accumulator.add(index, prediction)
+    np.testing.assert_allclose(accumulator.result(), 1, rtol=1e-6)

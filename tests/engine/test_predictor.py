@@ -14,8 +14,7 @@ PATCHES = np.random.default_rng(0).uniform(0.5, 2, (2, 3, 4, 5, 6)).astype(np.fl
 
 
 def predict(module: nn.Module, patches: np.ndarray = PATCHES, **settings) -> torch.Tensor:
-    with Predictor(module, config_of((4, 5, 6), **settings), CPU) as predictor:
-        return predictor(patches)
+    return Predictor(module, config_of((4, 5, 6), **settings), CPU)(patches)
 
 
 class Returns(Recorded):
@@ -75,8 +74,8 @@ def test_activations(activation, function):
     expected = function(values.astype(np.float64))
     found = activated(torch.from_numpy(values), activation)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    with Predictor(Identity(), config_of((1, 2, 2), activation=activation), CPU) as predictor:
-        np.testing.assert_array_equal(predictor(values), found)
+    predictor = Predictor(Identity(), config_of((1, 2, 2), activation=activation), CPU)
+    np.testing.assert_array_equal(predictor(values), found)
 
 
 def test_the_network_gets_normalised_float32_batches_without_gradients():
@@ -152,10 +151,10 @@ def test_a_prediction_that_is_not_finite_is_a_prediction_error_in_one_line(value
 )
 def test_a_failing_first_call_is_a_model_error_and_a_later_one_a_prediction_error(error):
     network = Fails(2, error)
-    with Predictor(network, config_of((4, 5, 6)), CPU) as predictor:
+    predictor = Predictor(network, config_of((4, 5, 6)), CPU)
+    predictor(PATCHES)
+    with pytest.raises(PredictionError) as later:
         predictor(PATCHES)
-        with pytest.raises(PredictionError) as later:
-            predictor(PATCHES)
     with pytest.raises(ModelError) as first:
         predict(Fails(1, error))
     for caught in (first, later):
@@ -235,15 +234,9 @@ def test_each_part_leaves_in_the_mode_it_came_in(do_eval, fails):
     network.drops.eval()
     before = [part.training for part in network.modules()]
     assert before == [True, False, True, False]
-    config = config_of((4, 5, 6), do_eval=do_eval)
-    stop = RuntimeError("stop")
-    with (
-        pytest.raises(RuntimeError, match="stop") if fails else nullcontext(),
-        Predictor(network, config, CPU) as predictor,
-    ):
-        predictor(PATCHES)
-        if fails:
-            raise stop
+    patches = PATCHES[:, :2] if fails else PATCHES  # two channels where three are expected
+    with pytest.raises(ModelError) if fails else nullcontext():
+        predict(network, patches, do_eval=do_eval)
     assert [part.training for part in network.modules()] == before
 
 
@@ -260,3 +253,16 @@ def test_dropout_inside_torchscript_obeys_do_eval(do_eval, active):
     assert [part.training for part in scripted.modules()] == [True, True, True]
     for name, value in scripted.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_of_a_torchscript_failure_the_cause_is_named():
+    scripted = torch.jit.script(nn.Sequential(nn.Conv3d(1, 1, 1)))
+    with pytest.raises(ModelError, match=r"expected input.* to have 1 channels, but got 3"):
+        predict(scripted)
+
+
+def test_a_network_without_output_channels_is_refused():
+    with pytest.raises(ModelError, match="no channel"):
+        predict(Returns(lambda x: x[:, :0]))

@@ -823,8 +823,10 @@ class Modes(Recorded):
         self.norm = nn.BatchNorm3d(1).eval()
         self.drop = nn.Dropout(0.5)
         self.at = at
+        self.seen: list[list[bool]] = []
 
     def predict(self, x):
+        self.seen.append(self.modes)
         if len(self.inputs) == self.at:
             raise RuntimeError("stop")
         return self.drop(self.norm(x))
@@ -844,7 +846,7 @@ def test_the_networks_modes_are_as_before_however_the_run_ends(end, do_eval):
     assert network.modes == [True, False, True]
     try:
         for event in run:
-            assert network.modes == [False, False, not do_eval]
+            assert network.modes == [True, False, True]  # other code may use it in between
             if event.done == 8 and end == "cancelled":
                 run.cancel()
             if event.done == 8 and end == "closed":
@@ -853,6 +855,7 @@ def test_the_networks_modes_are_as_before_however_the_run_ends(end, do_eval):
         assert end.startswith("failed")
     assert run.done == {"complete": 27, "failed at once": 0}.get(end, 8)
     assert network.modes == [True, False, True]
+    assert all(modes == [False, False, not do_eval] for modes in network.seen)
     for name, value in network.state_dict().items():
         assert torch.equal(value, state[name]), name
 
@@ -965,3 +968,30 @@ def test_ctrl_c_keeps_what_was_done_and_is_passed_on():
     assert store.calls == ["reserve", "write"]
     assert store.metadata["done"] == 9
     assert run.status == store.metadata["status"] == "partial"
+
+
+def test_two_runs_may_use_one_network_in_turn():
+    network = nn.Sequential(nn.Dropout(0.5)).train()
+    volume = positive_volume(LAYOUT.shape)
+    first, second = run_of(network, volume=volume), run_of(network, volume=volume)
+    next(first)
+    next(second)
+    first.close()
+    list(second)
+    np.testing.assert_allclose(second.results()[0][0], volume, rtol=RELATIVE)
+    assert network.training
+
+
+def test_a_focus_that_is_no_box_or_on_no_volume_is_refused_at_once():
+    run = run_of(Identity())
+    with pytest.raises(TypeError, match="no Box"):
+        run.focus((0, 0, 0))
+    with pytest.raises(IndexError, match="vol_id 7"):
+        run.focus(Box((0, 0, 0), (1, 1, 1)), vol_id=7)
+
+
+def test_live_of_a_run_that_ended_before_its_first_batch_says_so():
+    run = run_of(Identity())
+    run.cancel()
+    with pytest.raises(SeamlessError, match="before its first batch"):
+        _ = run.live

@@ -26,7 +26,7 @@ class FakeForm:
         self._request = request
         self.refusal: Exception | None = None
         self.overlays: set[str] = set()
-        self.busy: list[tuple[bool, bool]] = []
+        self.states: list[str] = []
         self.said: list[tuple[str, bool]] = []
         self.where: Path | None = None
 
@@ -47,8 +47,8 @@ class FakeForm:
     def ask_where(self, suggestion: str) -> Path | None:
         return self.where
 
-    def set_busy(self, busy: bool, paused: bool = False) -> None:
-        self.busy.append((busy, paused))
+    def set_state(self, state: str) -> None:
+        self.states.append(state)
 
     def set_progress(self, done: int, total: int) -> None:
         pass
@@ -105,14 +105,14 @@ def stage(checkpoint_of, volume):
 def test_a_run_makes_one_layer_and_ends_idle(stage, volume):
     controller, form, viewer, background = stage
     controller.run()
-    assert form.busy[-1] == (True, False)
+    assert form.states == ["opening"]
     background.deliver_all()
 
     layer = viewer.layers["volume prediction"]
     np.testing.assert_allclose(np.asarray(layer.data), 2 * volume, rtol=1e-6)
     np.testing.assert_allclose(layer.scale, (3, 1, 1))
     assert layer.metadata["napari-seamless"]["status"] == "complete"
-    assert form.busy[-1] == (False, False)
+    assert form.states[-1] == "idle"
     assert form.said[-1] == ("Done: 80 patches. Export writes the layer to a file.", False)
     assert len(viewer.layers) == 2
 
@@ -178,7 +178,7 @@ def test_cancel_before_the_checkpoint_is_open_predicts_nothing(stage):
     controller.cancel()
     background.deliver_all()
 
-    assert form.said[-1] == ("Cancelled. Nothing was predicted.", False)
+    assert form.said[-1] == ("Cancelled. Nothing is kept.", False)
     assert not networks.calls
 
 
@@ -189,7 +189,7 @@ def test_a_failure_that_is_no_error_of_ours_is_said_too(stage):
     receive(Ended(ZeroDivisionError("division by zero\nat some place")))
 
     assert form.said[-1] == ("Failed: division by zero.", True)
-    assert form.busy[-1] == (False, False)
+    assert form.states[-1] == "idle"
 
 
 def test_two_runs_leave_two_layers_to_compare(stage):

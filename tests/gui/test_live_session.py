@@ -138,6 +138,21 @@ def test_closing_the_viewer_during_a_run_leaves_no_thread(
     assert not progress._all_instances
 
 
+def test_closing_the_dock_ends_its_run(session_over, checkpoint_of, volume):
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Gated), networks.Gated)
+    session.press("run_button")
+    networks.let_through(2)
+    session.wait_for_batches(2)
+    layer = session.live
+    session.viewer.window.remove_dock_widget(session.widget.native)
+    networks.let_through(PATCHES)
+
+    assert QThreadPool.globalInstance().waitForDone(10_000)
+    assert len(networks.calls) <= 4
+    assert layer.metadata["napari-seamless"]["status"] == "partial"
+
+
 def test_pause_holds_the_run_and_continue_lets_it_go_on(session_over, checkpoint_of, volume):
     session = session_over(volume)
     session.choose(checkpoint_of(networks.Gated), networks.Gated)
@@ -214,6 +229,8 @@ def test_removing_the_live_layer_ends_its_run(session_over, checkpoint_of, volum
 
     assert len(networks.calls) <= 4
     assert session.widget.run_button.enabled
+    assert [layer.name for layer in session.viewer.layers] == ["volume"]  # it does not come back
+    assert "keeps" not in session.status
 
 
 def test_the_same_numbers_as_python(session_over, checkpoint_of, volume):
@@ -251,7 +268,8 @@ def test_export_writes_the_partial_layer_marked_as_partial(
 
     target = tmp_path / "partial.h5"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *args: (str(target), ""))
-    session = session_over(volume, scale=(50, 4.6, 4.6), units=("nm", "nm", "nm"))
+    geometry = {"scale": (50, 4.6, 4.6), "units": ("nm", "nm", "nm"), "shear": (0, 0, 0.5)}
+    session = session_over(volume, **geometry)
     session.choose(checkpoint_of(networks.Gated), networks.Gated)
     session.press("run_button")
     networks.let_through(4)
@@ -266,6 +284,8 @@ def test_export_writes_the_partial_layer_marked_as_partial(
         assert file["main"].attrs["status"] == "partial"
         np.testing.assert_array_equal(file["main"][0], np.asarray(session.live.data))
         assert json.loads(file["main"].attrs["scale"]) == [50, 4.6, 4.6]
+        assert json.loads(file["main"].attrs["shear"]) == [[1, 0, 0], [0, 1, 0.5], [0, 0, 1]]
+        assert json.loads(file["main"].attrs["units"]) == ["nanometer"] * 3
         assert len(file["main"].attrs["checkpoint_sha256"]) == 64
 
 

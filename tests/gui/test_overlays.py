@@ -74,3 +74,14 @@ def test_in_three_dimensions_all_is_shown():
     layer = viewer.add_layer(Image(np.zeros((4, 8, 12))))
 
     assert shown_box(viewer, layer) is None
+
+
+def test_of_a_coarse_level_the_full_resolution_is_shown():
+    full = np.zeros((4, 64, 64))
+    viewer = ViewerModel()
+    layer = viewer.add_layer(Image([full, full[:, ::2, ::2], full[:, ::4, ::4]], multiscale=True))
+    viewer.dims.set_point(0, 0)
+    layer.data_level = 2
+    layer.corner_pixels = np.array([[0, 0, 0], [0, 15, 15]])
+
+    assert shown_box(viewer, layer) == Box((0, 0, 0), (1, 64, 64))

@@ -98,11 +98,10 @@ def test_nan_in_the_image_names_the_place(session_over, checkpoint_of, volume):
 def test_an_rgb_image_is_refused_with_the_remedy(session_over, checkpoint_of):
     session = session_over(np.zeros((20, 20, 3), np.uint8), rgb=True)
     session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
-    session.press("run_button")
 
     assert "RGB" in session.status
     assert "split" in session.status
-    assert session.widget.run_button.enabled
+    assert not session.widget.run_button.enabled
 
 
 def test_a_two_dimensional_image_gives_a_two_dimensional_layer(session_over, checkpoint_of, volume):
@@ -175,3 +174,42 @@ def test_a_network_of_two_channels_adds_a_channel_slider(session_over, checkpoin
     np.testing.assert_allclose(session.live.scale, (1, 5, 2, 2))
     assert session.viewer.dims.ndim == 4
     assert session.viewer.dims.current_step[1] == 9
+
+
+def test_overlays_are_no_images_to_predict_and_go_with_their_image(session_over, volume):
+    session = session_over(volume)
+    for box in ("show_weights", "show_coverage", "show_grid"):
+        getattr(session.widget, box).value = True
+
+    assert [layer.name for layer in session.widget.image.choices] == ["volume"]
+    session.viewer.layers.remove("volume")
+    assert session.widget.image.value is None
+    assert "Open an image first" in session.status
+    assert not session.widget.run_button.enabled
+
+
+def test_limits_without_an_activation_follow_the_values(session_over, checkpoint_of):
+    steps = np.zeros((12, 40, 40), np.float32)
+    steps[:, 24:] = 500
+    session = session_over(steps)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    session.press("run_button")
+    assert session.wait_for_end().startswith("Done")
+
+    assert session.live.contrast_limits[1] == pytest.approx(1000, rel=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("HDF5 (*.h5)", ".h5"), ("TIFF (*.tif)", ".tif")])
+def test_a_name_without_suffix_gets_that_of_the_chosen_kind(
+    session_over, volume, tmp_path, monkeypatch, kind, suffix
+):
+    from qtpy.QtWidgets import QFileDialog
+
+    typed = str(tmp_path / "out")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *args: (typed, kind))
+    session = session_over(volume)
+
+    assert session.widget.ask_where("x.h5") == tmp_path / f"out{suffix}"
+    (tmp_path / f"out{suffix}").touch()
+    assert session.widget.ask_where("x.h5") is None
+    assert "exists" in session.status

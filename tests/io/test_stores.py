@@ -322,7 +322,7 @@ class TestFailures:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert str(caught.value) == (
             f"{tmp_path / name} could not be written: File too large: "
-            "free space or choose another place; the prediction is still in memory"
+            "free space or choose another place"
         )
         assert os.listdir(tmp_path) == []
 
@@ -337,7 +337,7 @@ class TestFailures:
             store.write(np.ones((1, 8, 256, 256), np.float32), METADATA)
         assert str(caught.value) == (
             f"{full_disk / name} could not be written: No space left on device: "
-            "free space or choose another place; the prediction is still in memory"
+            "free space or choose another place"
         )
         assert os.listdir(full_disk) == ["filler"]
         (full_disk / "filler").unlink()

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_seamless.demo.volume import demo_volume
+from napari_seamless.demo import CHECKPOINT, PATCH_SIZE
+from napari_seamless.demo.volume import DEMO_SHAPE, demo_volume
 from napari_seamless.engine.errors import OutputError, one_line
 
 if TYPE_CHECKING:
+    from napari_seamless.gui.live_layer import LiveLayer
     from napari_seamless.gui.widget import BlendedInference
 
-CHECKPOINT = Path(__file__).with_name("demo_unet.pt")
-PATCH_SIZE = (8, 96, 96)
 SCREEN = (1600, 1000)
 
 
@@ -74,7 +74,7 @@ def _show(folder: Path | None) -> int:
     if folder is not None:
         viewer.window.resize(*SCREEN)
     viewer.open_sample("napari-seamless", "demo")
-    viewer.dims.set_current_step(0, demo_volume.__defaults__[0][0] // 2)  # type: ignore[index]
+    viewer.dims.set_current_step(0, DEMO_SHAPE[0] // 2)
     _, widget = viewer.window.add_plugin_dock_widget("napari-seamless", "Blended inference")
     story = _Story(viewer, widget, folder)
     story.start()
@@ -117,22 +117,23 @@ class _Story:
     def _ended(self, line: str) -> None:
         print(line)
         live = self._widget.controller.live
-        if live is None:
+        try:
+            if live is not None:
+                _print_figures(live.volume, time.perf_counter() - self._began)
+            if live is not None and self._folder is not None:
+                self._picture("done.png")
+                self._export(live, self._folder / "prediction.h5")
+        finally:
             self._quit()
-            return
-        seconds = time.perf_counter() - self._began
-        _print_figures(live.volume, seconds)
-        if self._folder is not None:
-            from napari_seamless.gui.controller import export_metadata, write_volume
 
-            self._picture("done.png")
-            target = self._folder / "prediction.h5"
-            error = write_volume(target, live.volume, export_metadata(live.layer))
-            if error is not None:
-                raise error
-            print(f"prediction: {target.resolve()}")
+    def _export(self, live: "LiveLayer", target: Path) -> None:
+        from napari_seamless.gui.controller import export_metadata, write_volume
+
+        metadata = export_metadata(live.layer)
+        problem = write_volume(target, live.volume, metadata)
+        print(f"not exported: {problem}" if problem else f"prediction: {target.resolve()}")
+        if problem is None and metadata["status"] == "complete":
             self.exit_code = 0
-            self._quit()
 
     def _picture(self, name: str) -> None:
         assert self._folder is not None

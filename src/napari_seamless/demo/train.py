@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from napari_seamless.demo import CHECKPOINT, PATCH_SIZE
 from napari_seamless.demo.network import DemoUNet
 from napari_seamless.demo.volume import demo_volume
+from napari_seamless.metrics import dice
 
-CHECKPOINT = Path(__file__).with_name("demo_unet.pt")
-PATCH_SIZE = (8, 96, 96)
 BATCH_SIZE = 4
 
 _POOL = 6  # volumes drawn from at a time
@@ -148,8 +148,8 @@ def demo_dice(network: nn.Module) -> float:
     """
     raw, membranes = demo_volume()
     with torch.inference_mode():
-        predicted = network(_tensor(raw[None]) / 255)[0, 0].numpy() > 0
-    return float(2 * (predicted & (membranes > 0)).sum() / (predicted.sum() + membranes.sum()))
+        predicted = torch.sigmoid(network(_tensor(raw[None]) / 255))[0].numpy()
+    return dice(predicted, membranes)
 
 
 def save(network: DemoUNet, path: Path) -> None:

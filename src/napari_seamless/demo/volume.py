@@ -15,6 +15,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from scipy.special import expit
 
+DEMO_SHAPE = (32, 256, 256)
+"""Size of the demo volume in voxels, (Z, Y, X)."""
 DEMO_SCALE = (40.0, 8.0, 8.0)
 """Size of one voxel in nm, (Z, Y, X)."""
 
@@ -40,7 +42,7 @@ class _Cells(NamedTuple):
 
 
 def demo_volume(
-    shape: tuple[int, int, int] = (32, 256, 256), seed: int = 0
+    shape: tuple[int, int, int] = DEMO_SHAPE, seed: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Generate an EM-like volume and its membranes.
 

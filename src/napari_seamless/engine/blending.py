@@ -21,6 +21,9 @@ from napari_seamless.engine.lazy import LazyArray
 FLOOR = 1e-4
 """Smallest weight of PyTorch Connectomics' windows; it keeps corners from dividing zero by zero."""
 
+SIGMA = 0.2
+"""Standard deviation of the gaussian, where the patch spans -1 to 1."""
+
 Tapers = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -75,7 +78,9 @@ def build_window(patch_size: Triple, mode: str) -> Window:
     return WINDOWS[mode](_sizes(patch_size))
 
 
-def blend_gaussian(patch_size: Triple, sigma: float = 0.2, mu: float = 0.0) -> NDArray[np.float32]:
+def blend_gaussian(
+    patch_size: Triple, sigma: float = SIGMA, mu: float = 0.0
+) -> NDArray[np.float32]:
     """Return PyTorch Connectomics' gaussian window.
 
     Parameters
@@ -153,6 +158,28 @@ def coverage(grid: PatchGrid, done: NDArray[np.bool_], box: Box) -> NDArray[np.f
     return _sum_patches(grid, (z, y, x), done, box)
 
 
+def highest_weight(grid: PatchGrid, window: Window) -> float:
+    """Return the largest weight sum of a finished volume, or slightly more."""
+    return _highest(grid, window.tapers) + window.floor * highest_coverage(grid)
+
+
+def highest_coverage(grid: PatchGrid) -> float:
+    """Return the most patches that any voxel of a finished volume gets."""
+    z, y, x = (np.ones(size) for size in grid.patch_size)
+    return _highest(grid, (z, y, x))
+
+
+def _highest(grid: PatchGrid, tapers: Tapers) -> float:
+    """Return the maximum of the outer product of the tapers' sums along each axis."""
+    highest = 1.0
+    for starts, taper, length in zip(grid.starts, tapers, grid.shape, strict=True):
+        total = np.zeros(length + 2 * len(taper))  # a patch may begin before the volume
+        for start in starts + len(taper):
+            total[start : start + len(taper)] += taper
+        highest *= float(total[len(taper) : len(taper) + length].max())
+    return highest
+
+
 Done = Callable[[], NDArray[np.bool_]]
 """Returns which patches are in by now: bool, shape ``grid.counts``, not changed afterwards."""
 
@@ -222,8 +249,8 @@ def _centred(size: int) -> NDArray[np.float64]:
     return np.linspace(-1, 1, size) if size > 1 else np.zeros(1)
 
 
-def _gaussian(patch_size: Triple, sigma: float = 0.2) -> Window:
-    z, y, x = (np.exp(-(_centred(size) ** 2) / (2 * sigma**2)) for size in patch_size)
+def _gaussian(patch_size: Triple) -> Window:
+    z, y, x = (np.exp(-(_centred(size) ** 2) / (2 * SIGMA**2)) for size in patch_size)
     return Window((z, y, x), FLOOR)
 
 

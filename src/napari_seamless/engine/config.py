@@ -98,17 +98,32 @@ class InferenceConfig(BaseModel):
         ConfigError
             If the text is not a JSON object, or a setting is unknown or out of range.
         """
-        try:
-            settings = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"the config is not JSON: {error}") from None
-        if not isinstance(settings, dict):
-            raise ConfigError(f"the config must be a JSON object, not {type(settings).__name__}")
-        return cls(**settings)
+        return cls(**json_object(text, "the config"))
 
     def to_json(self) -> str:
         """Return the config as a JSON object, one setting per line."""
         return self.model_dump_json(indent=2)
+
+
+def json_object(text: str, name: str) -> dict[str, Any]:
+    """Parse a JSON object; `name` is what a message calls it.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not JSON, or is no object.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{name} is not JSON ({error}): {text[:60]!r}; give an object {{...}}"
+        ) from None
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{name} must be a JSON object, not {type(value).__name__}: {text[:60]!r}"
+        )
+    return value
 
 
 def _explain(error: ValidationError, settings: dict[str, Any]) -> str:
@@ -136,6 +151,7 @@ _ALLOWED = {
 
 def _allowed(name: int | str, problem: Any) -> str:
     message = str(problem["msg"])
+    message = message.removeprefix("Value error, ")
     return _ALLOWED.get(str(name), message[0].lower() + message[1:])
 
 

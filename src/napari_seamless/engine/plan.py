@@ -1,5 +1,6 @@
 """Settings and sources, checked against each other and frozen, with what the run will cost."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, SourceError
 from napari_seamless.engine.grid import Box, PatchGrid
 from napari_seamless.engine.source import Shape4, Source, spatial_shape
+
+MOST_VOXELS = 2**31 - 1
+"""Of one patch: torch's convolutions index with 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,13 @@ class InferencePlan:
         SourceError
             If there is no source, or volumes differ in their channels.
         """
+        if not isinstance(config, InferenceConfig):
+            raise ConfigError(f"config is a {type(config).__name__}; give an InferenceConfig(...)")
+        if math.prod(config.patch_size) > MOST_VOXELS:
+            raise ConfigError(
+                f"patch_size {config.patch_size} has {math.prod(config.patch_size):,} voxels; "
+                f"a network takes at most {MOST_VOXELS:,} at once"
+            )
         if not sources:
             raise SourceError("the list of sources is empty; give at least one volume")
         if len({source.shape[0] for source in sources}) > 1:
@@ -106,10 +117,6 @@ class InferencePlan:
         """Voxels that go through the network per voxel of input."""
         voxels = sum(int(np.prod(volume.grid.shape)) for volume in self.volumes)
         return self.patches * int(np.prod(self.config.patch_size)) / voxels
-
-    def sum_bytes(self, channels: int) -> int:
-        """Return the bytes of memory that the weighted sums of `channels` outputs take."""
-        return 4 * channels * sum(int(np.prod(volume.grid.shape)) for volume in self.volumes)
 
 
 def resolve_device(name: str) -> torch.device:

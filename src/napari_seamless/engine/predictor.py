@@ -1,7 +1,8 @@
 """The call of the network: input values, device, mode, activation, and what can go wrong."""
 
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from napari_seamless.engine.errors import ModelError, PredictionError, SeamlessE
 
 
 class Predictor:
-    """A network made ready for patches; used as a context, it leaves the network's modes as found.
+    """A network made ready for patches; its training modes are as found after every batch.
 
     Parameters
     ----------
@@ -29,27 +30,13 @@ class Predictor:
         self._module = module
         self._config = config
         self._device = device
-        self._modes: list[tuple[nn.Module, bool]] = []
         self._channels = 0
-
-    def __enter__(self) -> Self:
-        self._modes = [(part, part.training) for part in self._module.modules()]
-        self._module.to(self._device)
-        self._module.eval()
-        if not self._config.do_eval:
-            for part in self._module.modules():
-                part.training = "Dropout" in getattr(part, "original_name", type(part).__name__)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for part, training in self._modes:
-            part.training = training
-        self._modes = []
+        try:
+            module.to(device)
+        except RuntimeError as error:
+            raise ModelError(
+                f"the network cannot be moved to {device}: {_reason(error)}; choose another device"
+            ) from error
 
     def __call__(self, patches: NDArray[Any]) -> torch.Tensor:
         """Return the activated prediction of a batch of patches.
@@ -70,21 +57,27 @@ class Predictor:
         PredictionError
             If a later call fails, or any call returns NaN or infinity.
         """
+        try:
+            with torch.inference_mode(), _modes(self._module, self._config.do_eval):
+                prediction = self._predict(patches)
+        except SeamlessError:
+            raise
+        except Exception as error:  # a network may raise anything, a GPU also later than its call
+            raise self._failure(patches.shape, error) from error
+        self._channels = prediction.shape[1]
+        return prediction
+
+    def _predict(self, patches: NDArray[Any]) -> torch.Tensor:
         values = torch.from_numpy(normalized(patches, self._config.normalization))
-        with torch.inference_mode():
-            try:
-                output = self._module(values.to(self._device))
-            except Exception as error:  # a network may raise anything; all of it is passed on
-                raise self._failure(patches.shape, error) from error
-            self._check(output, patches.shape)
-            prediction = activated(output.float(), self._config.activation)
-            if not torch.isfinite(prediction).all():
-                raise PredictionError(
-                    "the network returned NaN or infinity; check its weights, and that "
-                    f"normalization={self._config.normalization!r} is what it was trained with"
-                )
-            self._channels = prediction.shape[1]
-            return prediction.cpu()
+        output = self._module(values.to(self._device))
+        self._check(output, patches.shape)
+        prediction = activated(output.float(), self._config.activation)
+        if not torch.isfinite(prediction).all():
+            raise PredictionError(
+                "the network returned NaN or infinity; check its weights, and that "
+                f"normalization={self._config.normalization!r} is what it was trained with"
+            )
+        return prediction.cpu()
 
     def _failure(self, shape: tuple[int, ...], error: Exception) -> SeamlessError:
         remedy = "check the patch size and the number of channels it was trained with"
@@ -92,7 +85,7 @@ class Predictor:
             remedy = "use a smaller batch_size or patch_size"
         kind = PredictionError if self._channels else ModelError
         return kind(
-            f"the network failed on a batch (B, C, Z, Y, X) of {shape}: {one_line(error)}; {remedy}"
+            f"the network failed on a batch (B, C, Z, Y, X) of {shape}: {_reason(error)}; {remedy}"
         )
 
     def _check(self, output: object, shape: tuple[int, ...]) -> None:
@@ -106,11 +99,39 @@ class Predictor:
                 f"the network made {tuple(output.shape)} of {shape} (B, C, Z, Y, X); "
                 "batch, Z, Y and X must stay the same: choose another patch size"
             )
+        if output.shape[1] == 0:
+            raise ModelError("the network returned no channel; it must return at least one")
         if self._channels not in (0, output.shape[1]):
             raise PredictionError(
                 f"the network returned {output.shape[1]} channels after {self._channels} before; "
                 "it must always return the same number"
             )
+
+
+@contextmanager
+def _modes(module: nn.Module, do_eval: bool) -> Iterator[None]:
+    """Put a network in evaluation mode, with or without its dropout, and back.
+
+    For each batch anew, because another run may use the same network in between.
+    """
+    before = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        if not do_eval:
+            for part, _ in before:
+                part.training = "Dropout" in getattr(part, "original_name", type(part).__name__)
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says; TorchScript puts the cause on its last line."""
+    lines = str(error).strip().splitlines()
+    return (
+        lines[-1] if len(lines) > 1 and "TorchScript interpreter" in lines[0] else one_line(error)
+    )
 
 
 def normalized(voxels: NDArray[Any], normalization: str) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import SeamlessError
+from napari_seamless.engine.errors import PredictionError, SeamlessError, one_line
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.plan import InferencePlan, VolumePlan
@@ -116,12 +116,15 @@ class Run:
         """The partial prediction of each volume: float32 (C, Z, Y, X), NaN where uncovered.
 
         How many channels a network returns is known after its first batch; asked before that, this
-        computes that batch and keeps its event for the iteration.
+        computes that batch (so it waits while the run is paused) and keeps its event for the
+        iteration.
         """
         if not self._channels:
             with self._advancing:  # another thread may be at the first batch
                 if not self._channels:
                     self._peeked = next(self._events, None)
+        if not self._channels:
+            raise SeamlessError("the run ended before its first batch; there is nothing to see")
         return [accumulator.live(self._channels) for accumulator in self._accumulators]
 
     @property
@@ -142,6 +145,12 @@ class Run:
 
     def focus(self, box: Box | None, vol_id: int = 0) -> None:
         """Run the patches that touch `box` (Z, Y, X) next; None goes back to raster order."""
+        if box is not None and not isinstance(box, Box):
+            raise TypeError(
+                f"focus {box!r} is no Box; give Box((z, y, x), (z_stop, y_stop, x_stop))"
+            )
+        if not 0 <= vol_id < len(self.plan.volumes):
+            raise IndexError(f"vol_id {vol_id} is not one of the {len(self.plan.volumes)} volumes")
         with self._control:
             self._focus[vol_id] = box
 
@@ -191,9 +200,8 @@ class Run:
         """Do the run; however it is left, `status` says how and the store has what was done."""
         self.status = "running"
         try:
-            with self._predictor:
-                for volume in self.plan.volumes:
-                    yield from self._work_on(volume)
+            for volume in self.plan.volumes:
+                yield from self._work_on(volume)
         except (GeneratorExit, KeyboardInterrupt):
             self._end(self._outcome())
             raise
@@ -233,10 +241,16 @@ class Run:
             self._channels = predictions.shape[1]
             if self._store is not None:
                 self._store.reserve((self._channels, *volume.grid.shape))
-        boxes = [
-            accumulator.add(index, prediction)
-            for index, prediction in zip(indices, predictions, strict=True)
-        ]
+        try:
+            boxes = [
+                accumulator.add(index, prediction)
+                for index, prediction in zip(indices, predictions, strict=True)
+            ]
+        except (MemoryError, OSError) as error:  # a mapping that fails is an OSError
+            raise PredictionError(
+                f"no memory for the sums of {volume.name}: {one_line(error)}; "
+                "predict a smaller volume, or free memory"
+            ) from error
         return Event(self.done, self.total, Box.around(boxes), volume.vol_id)
 
     def _outcome(self) -> Status:

@@ -82,8 +82,14 @@ def spatial_shape(source: Source) -> Triple:
 
 
 def _dtype_of(array: Any) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = np.dtype(getattr(array.dtype, "numpy_dtype", array.dtype))
-    return dtype  # TensorStore wraps numpy's dtype
+    wrapped = getattr(array.dtype, "numpy_dtype", array.dtype)  # TensorStore has its own
+    try:
+        dtype: np.dtype[Any] = np.dtype(wrapped)
+    except TypeError:
+        raise SourceError(
+            f"an array of {array.dtype} is not read; give a numpy array (of a tensor: x.numpy())"
+        ) from None
+    return dtype
 
 
 def read_patch(source: Source, box: Box, padding: str) -> NDArray[Any]:
@@ -111,7 +117,7 @@ def read_patch(source: Source, box: Box, padding: str) -> NDArray[Any]:
     inside = box.intersection(Box.of_shape(spatial_shape(source)))
     try:
         voxels = source.read(inside)
-    except OSError as error:
+    except Exception as error:  # an array-like may raise anything
         raise SourceError(
             f"{source.name} cannot be read at {inside.start} to {inside.stop} (Z, Y, X): "
             f"{one_line(error)}"

@@ -1,1 +1,1 @@
-"""The plugin: the only folder that imports Qt, magicgui or napari."""
+"""The plugin: with the demo, the only folder that imports Qt, magicgui or napari."""

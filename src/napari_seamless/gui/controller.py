@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from napari.components import ViewerModel
 from napari.layers import Image
@@ -22,6 +22,7 @@ from napari_seamless.engine.errors import SeamlessError, SourceError, one_line
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.source import ArraySource
+from napari_seamless.gui.geometry import geometry_of
 from napari_seamless.gui.live_layer import METADATA_KEY, REFRESH_MS, LiveLayer
 from napari_seamless.gui.overlays import Overlays, Subject, planned, running
 from napari_seamless.gui.view import camera_of, shown_box
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # loads torch, which opening the widget must not
     from napari_seamless.engine.run import Event, Run
 
 FOCUS_MS = 50
+State = Literal["idle", "opening", "running", "paused"]
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class Form(Protocol):
     def ask_where(self, suggestion: str) -> Path | None:
         """Ask for the file to export to; None if the user changed their mind."""
 
-    def set_busy(self, busy: bool, paused: bool = False) -> None:
-        """Enable what makes sense now; show the bar while busy."""
+    def set_state(self, state: State) -> None:
+        """Enable what makes sense now; show the bar unless idle."""
 
     def set_progress(self, done: int, total: int) -> None:
         """Move the bar."""
@@ -117,16 +119,17 @@ class Controller:
         viewer: ViewerModel,
         form: Form,
         start: Callable[[RunStream, Callable[[Message], None]], None] = start_worker,
-        start_task: Callable[[Task, Callable[[Exception | None], None]], None] = start_task,
+        start_task: Callable[[Task, Callable[[str | None], None]], None] = start_task,
     ) -> None:
         self._viewer = viewer
         self._form = form
         self._start = start
         self._start_task = start_task
         self._generation = 0
+        self._is_closed = False
+        self._is_dismissed = False
         self._stream: RunStream | None = None
         self._request: Request | None = None
-        self._source: ArraySource | None = None
         self._run: Run | None = None
         self._subject: Subject | None = None
         self._live: LiveLayer | None = None
@@ -170,25 +173,27 @@ class Controller:
             self._form.say(one_line(error), problem=True)
             return
         self._generation += 1
-        self._source = source
         self._request, self._run, self._subject, self._live = request, None, None, None
         self._stream = RunStream(
             partial(open_run, request, source, shown_box(self._viewer, request.image))
         )
-        self._set_paused(False)
+        self._paused = self._is_dismissed = False
+        self._form.set_state("opening")
         self._form.say(f"Opening {request.checkpoint.name} …")
         self._start(self._stream, partial(self._receive, self._generation))
 
     def toggle_pause(self) -> None:
         """Pause the run, or go on with it."""
-        if self._run is None:
+        if self._run is None or not self.is_busy:
             return
-        self._set_paused(not self._paused)
+        self._paused = not self._paused
+        self._form.set_state("paused" if self._paused else "running")
         if self._paused:
             self._run.pause()
-            self._form.say(f"Paused at {self._run.done} of {self._run.total} patches")
+            self._form.say("Paused")
         else:
             self._run.resume()
+            self._form.say("Running")
 
     def cancel(self) -> None:
         """End the run after its batch; its layer stays, marked partial."""
@@ -230,14 +235,18 @@ class Controller:
 
     def close(self) -> None:
         """Stop everything: the run ends after its batch, and no slot is called again."""
-        self._generation += 1
+        self._is_closed = True
         for signal, slot in self._connections:
             signal.disconnect(slot)
         self._connections = []
-        self._move_focus.cancel()
-        self._show_progress_soon.cancel()
+        for soon in (self._move_focus, self._show_progress_soon, self._overlays.mark):
+            soon.cancel()
+        for live in self._lives:
+            live.forget()
         if self._stream is not None:
             self._stream.cancel()
+            if self._live is not None:
+                self._live.layer.metadata[METADATA_KEY]["status"] = "partial"
         self._close_bar()
 
     def _receive(self, generation: int, message: Message) -> None:
@@ -246,17 +255,21 @@ class Controller:
         napari's progress bar lets Qt deliver the next message while one is still handled.
         """
         self._inbox.append((generation, message))
-        if self._is_receiving:
-            return
+        if not self._is_receiving:
+            self._empty_inbox()
+
+    def _empty_inbox(self) -> None:
         self._is_receiving = True
         try:
             while self._inbox:
                 self._handle(*self._inbox.popleft())
         finally:
             self._is_receiving = False
+            if self._inbox:  # a message that could not be handled must not hold back the run's end
+                self._empty_inbox()
 
     def _handle(self, generation: int, message: Message) -> None:
-        if generation != self._generation:
+        if generation != self._generation or self._is_closed:
             return
         if isinstance(message, Opened):
             self._opened(message.run)
@@ -266,10 +279,11 @@ class Controller:
             self._blended(message)
 
     def _opened(self, run: "Run") -> None:
-        if self._request is None or self._source is None:
+        if self._request is None:
             return
         self._run = run
-        self._subject = running(self._request.image, self._source, run)
+        self._subject = running(self._request.image, run)
+        self._form.set_state("running")
         self._bar = progress(total=run.total, desc="Blended inference", unit=" patches")
         self._form.set_progress(0, run.total)
         self._form.say(f"Running {run.total} patches on {run.plan.device}")
@@ -278,6 +292,8 @@ class Controller:
 
     def _blended(self, event: "Event") -> None:
         if self._run is None or self._request is None or self._bar is None:
+            return
+        if self._is_dismissed:
             return
         if self._live is None:
             self._live = LiveLayer(
@@ -291,7 +307,7 @@ class Controller:
             )
             self._lives.append(self._live)
             self._overlays.raise_to_top()
-        self._describe(event.done)
+        self._describe()
         self._live.mark(event.dirty)
         self._overlays.mark()
         self._show_progress_soon(event.done, event.total)
@@ -310,11 +326,11 @@ class Controller:
         self._show_progress_soon.cancel()
         self._close_bar()
         if self._live is not None and run is not None:
-            self._describe(run.done)
+            self._describe()
             self._live.close()
         self._overlays.refresh()
-        self._form.set_busy(False)
-        line = _last_line(run, ended.error)
+        self._form.set_state("idle")
+        line = _last_line(run, ended.error, self._live is not None)
         self._form.say(line, problem=ended.error is not None)
         self.ended.emit(line)
 
@@ -325,24 +341,23 @@ class Controller:
                 return live
         return self._lives[-1] if self._lives else None
 
-    def _exported(self, path: Path, error: Exception | None) -> None:
-        if error is not None:
-            self._form.say(f"Not exported: {one_line(error)}", problem=True)
+    def _exported(self, path: Path, problem: str | None) -> None:
+        if self._is_closed:
+            return
+        if problem is not None:
+            self._form.say(f"Not exported: {problem}", problem=True)
         else:
             self._form.say(f"Exported to {path}")
 
-    def _describe(self, done: int) -> None:
+    def _describe(self) -> None:
         """Keep the layer's metadata true."""
         if self._live is not None and self._run is not None:
-            self._live.layer.metadata[METADATA_KEY].update(status=self._run.status, done=done)
+            facts = {"status": self._run.status, "done": self._run.done}
+            self._live.layer.metadata[METADATA_KEY].update(facts)
 
     def _planned(self) -> Subject:
         image, config = self._form.plan()
         return planned(image, source_of(image), config)
-
-    def _set_paused(self, paused: bool) -> None:
-        self._paused = paused
-        self._form.set_busy(True, paused=paused)
 
     def _view_moved(self, event: Any = None) -> None:
         self._move_focus()
@@ -361,6 +376,7 @@ class Controller:
             self._lives.remove(live)
             if live is self._live:
                 self._live = None
+                self._is_dismissed = True
                 self.cancel()
 
     def _close_bar(self) -> None:
@@ -403,15 +419,15 @@ def _progress_line(bar: progress, done: int, total: int) -> str:
     return f"{done} of {total} patches, {rate:.1f} patches/s, {left} left"
 
 
-def _last_line(run: "Run | None", error: Exception | None) -> str:
+def _last_line(run: "Run | None", error: Exception | None, has_layer: bool) -> str:
     """Say how it ended and what to do now."""
     kept = ""
-    if run is not None and 0 < run.done < run.total:
+    if has_layer and run is not None and run.done < run.total:
         kept = f" The layer keeps {run.done} of {run.total} patches."
     if error is not None:
         return f"Failed: {one_line(error)}.{kept}"
     if run is None or run.status != "complete":
-        return f"Cancelled.{kept or ' Nothing was predicted.'}"
+        return f"Cancelled.{kept or ' Nothing is kept.'}"
     return f"Done: {run.total} patches. Export writes the layer to a file."
 
 
@@ -420,16 +436,16 @@ def export_metadata(layer: Image) -> dict[str, Any]:
     facts = dict(layer.metadata[METADATA_KEY])
     if facts["status"] == "running":
         facts["status"] = "partial"
+    geometry = geometry_of(layer, layer.ndim)
+    names = {"units": [str(unit) for unit in layer.units], "axis_labels": list(layer.axis_labels)}
     return {
         **facts,
-        "scale": [float(value) for value in layer.scale],
-        "translate": [float(value) for value in layer.translate],
-        "affine": layer.affine.affine_matrix.tolist(),
-        "units": [str(unit) for unit in layer.units],
+        **{name: value.tolist() for name, value in geometry.items() if name not in names},
+        **names,
     }
 
 
-def write_volume(path: Path, volume: LazyArray, metadata: Mapping[str, Any]) -> Exception | None:
+def write_volume(path: Path, volume: LazyArray, metadata: Mapping[str, Any]) -> str | None:
     """Write a prediction to a file, replacing it; the dialog has asked. Return what went wrong."""
     from napari_seamless.io.stores import open_store
 
@@ -437,6 +453,6 @@ def write_volume(path: Path, volume: LazyArray, metadata: Mapping[str, Any]) -> 
         store = open_store(path, overwrite=True)
         store.reserve((volume.shape[0], volume.shape[1], volume.shape[2], volume.shape[3]))
         store.write(volume, metadata)
-    except SeamlessError as error:
-        return error
+    except Exception as error:  # said in the form
+        return one_line(error)
     return None

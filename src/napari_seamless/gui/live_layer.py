@@ -54,6 +54,7 @@ class LiveLayer:
         self.volume = live
         """Partial prediction (C, Z, Y, X)."""
         self._dirty: Box | None = None
+        self._has_own_limits = activation not in _LIMITS
         data = as_layer_data(live, flat=image.ndim == 2)
         self.layer = Image(
             data,
@@ -77,6 +78,9 @@ class LiveLayer:
     def close(self) -> None:
         """Draw the last state, with its thumbnail, and stop refreshing."""
         self.forget()
+        if self._has_own_limits:
+            _, z, y, x = self.volume.shape
+            self._widen(shown_box(self._viewer, self.layer) or Box((0, 0, 0), (z, y, x)))
         self.layer.refresh(extent=False, highlight=False)
 
     def forget(self) -> None:
@@ -87,7 +91,20 @@ class LiveLayer:
         dirty, self._dirty = self._dirty, None
         shown = shown_box(self._viewer, self.layer)
         if dirty is not None and (shown is None or not shown.intersection(dirty).is_empty):
+            if self._has_own_limits:
+                self._widen(dirty if shown is None else shown.intersection(dirty))
             self.layer.refresh(extent=False, thumbnail=False, highlight=False)
+
+    def _widen(self, box: Box) -> None:
+        """Let the limits reach new extremes, unless the user has moved them."""
+        low, high = _range_of(self.volume, box)
+        before = self.layer.contrast_limits_range
+        after = min(low, before[0]), max(high, before[1])
+        if after != tuple(before):
+            is_untouched = tuple(self.layer.contrast_limits) == tuple(before)
+            self.layer.contrast_limits_range = after
+            if is_untouched:
+                self.layer.contrast_limits = after
 
 
 def as_layer_data(volume: LazyArray, flat: bool) -> LazyArray:
@@ -118,4 +135,5 @@ def as_layer_data(volume: LazyArray, flat: bool) -> LazyArray:
 def _range_of(live: LazyArray, box: Box) -> tuple[float, float]:
     values = live[:, *box.slices]
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    return (low, high) if low < high else (low, low + 1)
+    is_constant = high - low <= 1e-5 * max(abs(low), abs(high))  # but for rounding
+    return (low, low + 1) if is_constant else (low, high)

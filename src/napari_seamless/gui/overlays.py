@@ -9,7 +9,14 @@ from napari.layers import Image, Layer, Vectors
 from numpy.typing import NDArray
 from superqt.utils import qthrottled
 
-from napari_seamless.engine.blending import build_window, coverage_array, weights_array
+from napari_seamless.engine.blending import (
+    Window,
+    build_window,
+    coverage_array,
+    highest_coverage,
+    highest_weight,
+    weights_array,
+)
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.lazy import LazyArray
@@ -20,6 +27,8 @@ from napari_seamless.gui.live_layer import REFRESH_MS, as_layer_data
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
     from napari_seamless.engine.run import Run
 
+OVERLAY_KEY = "napari-seamless-overlay"
+"""In a layer's metadata: that it is an overlay, and no image to predict from."""
 NAMES = {"weights": "blending weights", "coverage": "coverage", "grid": "patch grid"}
 GRID_COLOR = "#56b4e9"
 
@@ -34,17 +43,17 @@ class Subject:
         The layer they lie over.
     grid : PatchGrid
         Its patches.
+    window : Window
+        Of every patch.
     weights, coverage : LazyArray
         (Z, Y, X); so far, or at the end of the planned run.
-    highest : dict
-        Largest weight and coverage that a finished run has in its central plane.
     """
 
     image: Image
     grid: PatchGrid
+    window: Window
     weights: LazyArray
     coverage: LazyArray
-    highest: dict[str, float]
 
 
 def planned(image: Image, source: Source, config: InferenceConfig) -> Subject:
@@ -54,15 +63,13 @@ def planned(image: Image, source: Source, config: InferenceConfig) -> Subject:
     everything = np.ones(grid.counts, dtype=bool)
     weights = weights_array(grid, window, lambda: everything)
     coverage = coverage_array(grid, lambda: everything)
-    middle = grid.shape[0] // 2
-    highest = {"weights": float(weights[middle].max()), "coverage": float(coverage[middle].max())}
-    return Subject(image, grid, weights, coverage, highest)
+    return Subject(image, grid, window, weights, coverage)
 
 
-def running(image: Image, source: Source, run: "Run") -> Subject:
+def running(image: Image, run: "Run") -> Subject:
     """Return the subject of a run as far as it has come."""
-    plan = planned(image, source, run.plan.config)
-    return Subject(image, plan.grid, run.weights[0], run.coverage[0], plan.highest)
+    grid = run.plan.volumes[0].grid
+    return Subject(image, grid, run.plan.window, run.weights[0], run.coverage[0])
 
 
 class Overlays:
@@ -134,6 +141,7 @@ class Overlays:
             self._lines(subject),
             ndim=ndim,
             name=NAMES["grid"],
+            metadata={OVERLAY_KEY: "grid"},
             edge_width=max(subject.grid.shape) / 400,
             edge_color=GRID_COLOR,
             vector_style="line",
@@ -190,17 +198,21 @@ def _lines_along(axis: int, faces: list[NDArray[Any]], length: int) -> NDArray[n
 
 
 def _map_layer(name: str, subject: Subject) -> Image:
-    volume = subject.weights if name == "weights" else subject.coverage
+    if name == "weights":
+        volume, highest = subject.weights, highest_weight(subject.grid, subject.window)
+    else:
+        volume, highest = subject.coverage, highest_coverage(subject.grid)
     data = as_layer_data(volume, flat=subject.image.ndim == 2)
     return Image(
         data,
         name=NAMES[name],
+        metadata={OVERLAY_KEY: name},
         rgb=False,
         multiscale=False,
         colormap="cyan" if name == "weights" else "yellow",
         blending="additive",
         opacity=0.5,
-        contrast_limits=(0, subject.highest[name]),
+        contrast_limits=(0, highest),
         **geometry_of(subject.image, data.ndim),
     )
 

@@ -1,6 +1,5 @@
 """The form of the plugin; what it does is the controller's."""
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +18,6 @@ from magicgui.widgets import (
     SpinBox,
     TupleEdit,
     Widget,
-    create_widget,
 )
 from napari.layers import Image
 from qtpy.QtWidgets import QFileDialog, QLabel, QSizePolicy
@@ -30,9 +28,11 @@ from napari_seamless.engine.config import (
     InferenceConfig,
     Normalization,
     TestTimeAugmentation,
+    json_object,
 )
 from napari_seamless.engine.errors import ConfigError, ModelError, SeamlessError, one_line
-from napari_seamless.gui.controller import Controller, Request
+from napari_seamless.gui.controller import Controller, Request, State, source_of
+from napari_seamless.gui.overlays import OVERLAY_KEY
 from napari_seamless.models import sniff_format
 
 _PROBLEM = "color: #ff8a80;"
@@ -50,7 +50,7 @@ class BlendedInference(Container):
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        self._inputs = _inputs()
+        self._inputs = _inputs(napari_viewer)
         self._bar = ProgressBar(name="progress", visible=False)
         self._status = Label(name="status")
         self._status.native.setWordWrap(True)
@@ -97,13 +97,14 @@ class BlendedInference(Container):
                     "This checkpoint is a state dict: name its architecture, "
                     "for example monai.networks.nets:UNet"
                 )
-            arguments = _object_of(self.arguments.value)
+            arguments = json_object(self.arguments.value or "{}", "arguments")
         return Request(image, checkpoint, architecture, arguments, config)
 
     def plan(self) -> tuple[Image, InferenceConfig]:
         """Return the image and the settings, or raise a SeamlessError."""
         if self.image.value is None:
             raise ConfigError("Open an image first, for example with File > Open Sample")
+        source_of(self.image.value)  # says what kind of layer cannot be predicted
         config = InferenceConfig(
             patch_size=tuple(self.patch_size.value),
             **{name: getattr(self, name).value for name in _SETTINGS},
@@ -120,20 +121,26 @@ class BlendedInference(Container):
 
     def ask_where(self, suggestion: str) -> Path | None:
         """Ask for the file to export to."""
-        chosen, _ = QFileDialog.getSaveFileName(
+        chosen, kind = QFileDialog.getSaveFileName(
             self.native, "Export the prediction", suggestion, "HDF5 (*.h5);;TIFF (*.tif)"
         )
-        return Path(chosen) if chosen else None
+        if not chosen or Path(chosen).suffix:
+            return Path(chosen) if chosen else None
+        path = Path(f"{chosen}.tif" if "tif" in kind else f"{chosen}.h5")
+        if path.exists():  # the dialog has asked about the name without a suffix only
+            self.say(f"{path.name} exists; choose it in the dialog to replace it", problem=True)
+            return None
+        return path
 
-    def set_busy(self, busy: bool, paused: bool = False) -> None:
-        """Enable what makes sense now; show the bar while busy."""
-        self._busy = busy
+    def set_state(self, state: State) -> None:
+        """Enable what makes sense now; show the bar unless idle."""
+        self._busy = state != "idle"
         for field in self._inputs:
-            field.enabled = not busy
-        self.pause_button.enabled = self.cancel_button.enabled = busy
-        self.pause_button.text = "Continue" if paused else "Pause"
-        self._bar.visible = busy
-        self.run_button.enabled = not busy
+            field.enabled = not self._busy
+        self.run_button.enabled = not self._busy and self._problem() is None
+        self.cancel_button.enabled = self._bar.visible = self._busy
+        self.pause_button.enabled = state in ("running", "paused")
+        self.pause_button.text = "Continue" if state == "paused" else "Pause"
 
     def set_progress(self, done: int, total: int) -> None:
         """Move the bar."""
@@ -143,6 +150,13 @@ class BlendedInference(Container):
         """Show one line of status."""
         self._status.value = text
         self._status.native.setStyleSheet(_PROBLEM if problem else "")
+
+    def reset_choices(self, *args: Any) -> None:
+        """Follow the viewer's layers: napari calls this when they change."""
+        before = self.image.value
+        super().reset_choices(*args)
+        if self.image.value is not before:
+            self._validate()
 
     def _connect(self) -> None:
         self.run_button.changed.connect(self._controller.run)
@@ -157,6 +171,12 @@ class BlendedInference(Container):
             getattr(self, name).changed.connect(self._controller.plan_changed)
         self.checkpoint.changed.connect(self._fit_checkpoint)
         self.native.destroyed.connect(self._controller.close)
+        self.native_parent_changed.connect(self._close_if_removed)
+
+    def _close_if_removed(self) -> None:
+        """End everything when the dock is closed: napari takes the widget out and keeps it."""
+        if self.native.parent() is None:
+            self._controller.close()
 
     def _has_checkpoint(self) -> bool:
         return Path(self.checkpoint.value) != Path()
@@ -173,14 +193,17 @@ class BlendedInference(Container):
         """Say at once whether what the form asks for can work."""
         if self._busy:
             return
+        problem = self._problem()
+        self.say(problem or "Ready", problem=problem is not None)
+        self.run_button.enabled = problem is None
+
+    def _problem(self) -> str | None:
+        """Return in one line why the form cannot be run, or None if it can."""
         try:
             self.request()
         except SeamlessError as error:
-            self.say(one_line(error), problem=True)
-            self.run_button.enabled = False
-        else:
-            self.say("Ready")
-            self.run_button.enabled = True
+            return one_line(error)
+        return None
 
 
 _SETTINGS = (
@@ -194,15 +217,13 @@ _SETTINGS = (
 )
 
 
-def _inputs() -> list[Any]:
+def _inputs(viewer: "napari.viewer.Viewer") -> list[Any]:
     """Return the fields that decide a run, in the order of the form."""
     return [
-        create_widget(
+        ComboBox(
             name="image",
-            annotation=Image,
-            options={
-                "tooltip": "Layer to predict: (Y, X), (Z, Y, X) or (C, Z, Y, X)",
-            },
+            choices=lambda box: _images(viewer),
+            tooltip="Layer to predict: (Y, X), (Z, Y, X) or (C, Z, Y, X)",
         ),
         FileEdit(
             name="checkpoint",
@@ -264,6 +285,12 @@ def _inputs() -> list[Any]:
     ]
 
 
+def _images(viewer: "napari.viewer.Viewer") -> list[Image]:
+    """Return the image layers of a viewer, without the overlays."""
+    images = [layer for layer in viewer.layers if isinstance(layer, Image)]
+    return [image for image in images if OVERLAY_KEY not in image.metadata]
+
+
 def _controls() -> Container:
     return _row(
         PushButton(name="run_button", text="Run", tooltip="Predict the whole image"),
@@ -293,15 +320,3 @@ def _align_labels(form: Container) -> None:
     width = round(1.2 * max(label.sizeHint().width() for label in labels))
     for label in labels:
         label.setMinimumWidth(width)
-
-
-def _object_of(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"The arguments are not JSON ({error}); give an object: {{...}}"
-        ) from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"The arguments {text} are no JSON object; give {{...}}")
-    return value

@@ -90,14 +90,14 @@ class RunWorker(GeneratorWorker):
         self._stream.cancel()
 
 
-Task = Callable[[], Exception | None]
+Task = Callable[[], str | None]
+"""Work to be done once; it returns what went wrong, in one line, or None."""
 
 
-def start_task(task: Task, done: Callable[[Exception | None], None]) -> None:
-    """Do a task on a thread; `done` gets the error it returns, or None, on the main thread."""
+def start_task(task: Task, done: Callable[[str | None], None]) -> None:
+    """Do a task on a thread; `done` gets what it returns on the main thread."""
     worker = create_worker(task, _start_thread=False)
     worker.returned.connect(done)
-    worker.errored.connect(done)
     worker.start()
 
 

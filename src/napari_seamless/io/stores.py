@@ -126,7 +126,7 @@ class FileStore(ABC):
         except (OSError, RuntimeError, ValueError) as error:
             raise WriteError(
                 f"{self._path} could not be written: {_reason(error)}: "
-                "free space or choose another place; the prediction is still in memory"
+                "free space or choose another place"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -134,8 +134,7 @@ class FileStore(ABC):
     def _publish(self, temporary: Path) -> None:
         if _exists(self._path) and not self._overwrite:
             raise WriteError(
-                f"{self._path} appeared during the run and was not replaced: "
-                "choose another name; the prediction is still in memory"
+                f"{self._path} appeared during the run and was not replaced: choose another name"
             )
         os.replace(temporary, self._path)
 
