@@ -1,6 +1,6 @@
 """Fakes and oracles for the engine's tests.
 
-The oracles are plain, slow and written from the design's formulas, not from the engine's code:
+The oracles are plain, slow and written from the published formulas, not from the engine's code:
 float64, one patch after the other, every weight stored.
 """
 
@@ -54,7 +54,7 @@ def positions_by_rule(shape, patch_size, overlap: float) -> list[tuple[int, int,
 
 
 def window_by_formula(patch_size, mode: str) -> np.ndarray:
-    """The window as the design's section 3 writes it, voxel by voxel formula in float64."""
+    """The window as PyTorch Connectomics 1.x defines it, by its formula in float64."""
     if mode == "constant":
         return np.ones(patch_size)
     if mode == "gaussian":

@@ -30,7 +30,7 @@ ONE_STEP_OF_FLOAT32 = 1.2e-7
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("patch_size", SIZES)
-def test_window_is_the_formula_of_the_design(patch_size, mode):
+def test_a_window_is_its_published_formula(patch_size, mode):
     matrix = build_blending_matrix(patch_size, mode)
     assert matrix.dtype == np.float32
     assert matrix.shape == patch_size

@@ -2,7 +2,6 @@ import contextlib
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import dask.array
 import h5py
@@ -19,7 +18,6 @@ from napari_seamless.io.sources import open_source, open_sources
 VOLUME = np.arange(5 * 20 * 30, dtype=np.uint16).reshape(5, 20, 30)
 CHANNELS = np.arange(2 * 5 * 20 * 30, dtype=np.uint16).reshape(2, 5, 20, 30)
 BOX = Box((1, 3, 7), (4, 19, 29))
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 
 
 def assert_holds(source, volume):
@@ -370,15 +368,14 @@ class TestSeveral:
         assert_holds(given, VOLUME[None])  # not ours to close
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs the real data beside the project: shared/data")
-def test_real_stack():
-    with contextlib.closing(open_source(f"{DATA / 'vnc_stack1.h5'}::raw")) as source:
+def test_real_stack(real_data):
+    with contextlib.closing(open_source(f"{real_data / 'vnc_stack1.h5'}::raw")) as source:
         assert source.shape == (1, 20, 1024, 1024)
         assert source.dtype == np.uint8
         box = Box((3, 250, 250), (6, 262, 270))
-        with h5py.File(DATA / "vnc_stack1.h5") as file:
+        with h5py.File(real_data / "vnc_stack1.h5") as file:
             np.testing.assert_array_equal(source.read(box)[0], file["raw"][box.slices])
-    message = refusal(DATA / "vnc_stack1.h5")
+    message = refusal(real_data / "vnc_stack1.h5")
     assert message.endswith("it has membranes (20, 1024, 1024), raw (20, 1024, 1024)")
 
 

@@ -11,11 +11,6 @@ import torch
 from napari_seamless.engine.errors import ModelError
 from napari_seamless.models import LoadedModel, MismatchError, inspect_checkpoint, load_model
 
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason="needs the real data beside the project: shared/data"
-)
-
 ARCHITECTURE = "lab_net:Net"
 LINEAR = {"in_features": 2, "out_features": 1}
 CODE = """
@@ -225,18 +220,19 @@ class TestRefusals:
         assert "is a web page" in refusal(tmp_path / "net.pt")
 
 
-@needs_data
 class TestRealNetwork:
-    SETTINGS = json.loads((DATA / "vnc_unet.json").read_text()) if DATA.is_dir() else {}
-
-    def test_state_dict_and_torchscript_are_the_same_network(self):
+    @pytest.fixture
+    def settings(self, real_data):
         pytest.importorskip("monai")
+        return json.loads((real_data / "vnc_unet.json").read_text())
+
+    def test_state_dict_and_torchscript_are_the_same_network(self, real_data, settings):
         built = load_model(
-            DATA / "vnc_unet_state_dict.pt",
-            architecture=self.SETTINGS["architecture"],
-            arguments=self.SETTINGS["arguments"],
+            real_data / "vnc_unet_state_dict.pt",
+            architecture=settings["architecture"],
+            arguments=settings["arguments"],
         )
-        scripted = load_model(DATA / "vnc_unet_torchscript.pt")
+        scripted = load_model(real_data / "vnc_unet_torchscript.pt")
         assert built.report.parameters == scripted.report.parameters == 150_456
         assert (built.report.in_channels, built.report.out_channels) == (1, 1)
         patch = torch.rand(1, 1, 8, 64, 64)
@@ -246,11 +242,10 @@ class TestRealNetwork:
         assert output.shape == patch.shape
         assert output.std() > 0.1
 
-    def test_wrong_width(self):
-        pytest.importorskip("monai")
-        arguments = {**self.SETTINGS["arguments"], "channels": [16, 16, 32, 64]}
+    def test_wrong_width(self, real_data, settings):
+        arguments = {**settings["arguments"], "channels": [16, 16, 32, 64]}
         report = inspect_checkpoint(
-            DATA / "vnc_unet_state_dict.pt", self.SETTINGS["architecture"], arguments
+            real_data / "vnc_unet_state_dict.pt", settings["architecture"], arguments
         )
         assert (report.missing, report.unexpected) == ((), ())
         assert "model.0.conv.unit0.conv.weight: file (8, 1, 3, 3, 3), network (16, 1, 3, 3, 3)" in (
