@@ -7,9 +7,10 @@ from napari_seamless.engine import errors
     ("error", "families"),
     [
         (errors.ConfigError, {errors.UnusableInputError, ValueError}),
-        (errors.SourceError, {errors.UnusableInputError, OSError}),
-        (errors.ModelError, {errors.UnusableInputError, ValueError}),
-        (errors.OutputError, {errors.UnusableInputError, OSError}),
+        (errors.SourceError, {errors.UnusableInputError, OSError, ValueError}),
+        (errors.ModelError, {errors.UnusableInputError, OSError, ValueError}),
+        (errors.ModelCallError, {errors.ModelError, RuntimeError}),
+        (errors.OutputError, {errors.UnusableInputError, OSError, ValueError}),
         (errors.PredictionError, {errors.RunFailedError, RuntimeError}),
         (errors.WriteError, {errors.RunFailedError, OSError}),
     ],

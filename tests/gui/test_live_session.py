@@ -72,9 +72,7 @@ def test_moving_the_slider_moves_the_focus(session_over, checkpoint_of, volume):
     session.wait_for_end()
 
 
-@pytest.mark.filterwarnings(
-    "default"
-)  # as in production: an error filter hides that napari loses it
+@pytest.mark.filterwarnings("default")  # an error filter hides that napari loses it
 def test_a_network_that_raises_ends_with_the_form_enabled_and_one_line(
     session_over, checkpoint_of, volume
 ):

@@ -1,14 +1,18 @@
 """Every error the project raises on purpose; each is also the builtin a caller would expect.
 
     SeamlessError
-    ├── UnusableInputError   what was asked for cannot work        (exit code 2)
-    │   ├── ConfigError      a setting, also a ValueError
-    │   ├── SourceError      the volume to read, also an OSError
-    │   ├── ModelError       the checkpoint or network, also a ValueError
-    │   └── OutputError      where to write, also an OSError
-    └── RunFailedError       it broke while running                (exit code 1)
-        ├── PredictionError  the network, also a RuntimeError
-        └── WriteError       writing the result, also an OSError
+    ├── UnusableInputError     what was asked for cannot work             (exit code 2)
+    │   ├── ConfigError        a setting; a ValueError
+    │   ├── SourceError        the volume to read; an OSError and a ValueError
+    │   ├── ModelError         the checkpoint or network; an OSError and a ValueError
+    │   │   └── ModelCallError its first batch failed; a RuntimeError too
+    │   └── OutputError        where to write; an OSError and a ValueError
+    └── RunFailedError         it broke while running                     (exit code 1)
+        ├── PredictionError    the network, or memory; a RuntimeError
+        └── WriteError         writing the result; an OSError
+
+A file that is not there and a file with something unusable in it are one kind of mistake to a
+caller, so those errors are both builtins, as `io.UnsupportedOperation` is.
 
 A message is one line: the value, what is allowed, the remedy.
 """
@@ -26,15 +30,19 @@ class ConfigError(UnusableInputError, ValueError):
     """A setting is out of its range, unknown, or does not fit the others."""
 
 
-class SourceError(UnusableInputError, OSError):
+class SourceError(UnusableInputError, OSError, ValueError):
     """A volume cannot be read, or holds values that no prediction can come from."""
 
 
-class ModelError(UnusableInputError, ValueError):
+class ModelError(UnusableInputError, OSError, ValueError):
     """A checkpoint cannot be opened, or its network does not fit the input."""
 
 
-class OutputError(UnusableInputError, OSError):
+class ModelCallError(ModelError, RuntimeError):
+    """The network failed on its very first batch: it cannot be used like this."""
+
+
+class OutputError(UnusableInputError, OSError, ValueError):
     """The result cannot be written where it was asked for."""
 
 

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import ModelError, PredictionError, SeamlessError, one_line
+from napari_seamless.engine.errors import (
+    ModelCallError,
+    ModelError,
+    PredictionError,
+    SeamlessError,
+    one_line,
+)
 
 
 class Predictor:
@@ -52,8 +58,10 @@ class Predictor:
 
         Raises
         ------
+        ModelCallError
+            If the network's very first call fails.
         ModelError
-            If the network's very first call fails or its output does not fit: it cannot be used.
+            If its output does not fit.
         PredictionError
             If a later call fails, or any call returns NaN or infinity.
         """
@@ -83,7 +91,7 @@ class Predictor:
         remedy = "check the patch size and the number of channels it was trained with"
         if isinstance(error, torch.OutOfMemoryError):
             remedy = "use a smaller batch_size or patch_size"
-        kind = PredictionError if self._channels else ModelError
+        kind = PredictionError if self._channels else ModelCallError
         return kind(
             f"the network failed on a batch (B, C, Z, Y, X) of {shape}: {_reason(error)}; {remedy}"
         )

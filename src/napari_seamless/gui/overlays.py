@@ -109,6 +109,7 @@ class Overlays:
         """Draw the grid of the plane that is shown now."""
         if "grid" in self._layers and self._subject is not None:
             self._layers["grid"].data = self._lines(self._subject)
+            self._layers["grid"].edge_width = self._line_width(self._subject)
 
     def raise_to_top(self) -> None:
         """Move the overlays above a layer that was added after them."""
@@ -142,28 +143,39 @@ class Overlays:
             ndim=ndim,
             name=NAMES["grid"],
             metadata={OVERLAY_KEY: "grid"},
-            edge_width=max(subject.grid.shape) / 400,
+            edge_width=self._line_width(subject),
             edge_color=GRID_COLOR,
             vector_style="line",
             opacity=0.9,
             **geometry_of(subject.image, ndim),
         )
 
-    def _lines(self, subject: Subject) -> NDArray[np.float32]:
+    def _line_width(self, subject: Subject) -> float:
+        """Return a width in voxels that is about 1/400 of the shown extent in the world.
+
+        napari stretches lines with the scale; the mean keeps both directions in sight.
+        """
+        ndim = _ndim(subject)
+        scale = np.abs(subject.image.scale[-ndim:])
+        displayed = [axis - self._viewer.dims.ndim for axis in self._viewer.dims.displayed]
+        displayed = [axis for axis in displayed if axis >= -ndim]
+        extent = max(subject.grid.shape[axis] * scale[axis] for axis in displayed)
+        return float(extent / 400 / np.exp(np.log(scale[displayed]).mean()))
+
+    def _lines(self, subject: Subject) -> NDArray[np.float64]:
         """Return the grid's lines in the plane that is shown, or all of them in 3-D."""
         dims = self._viewer.dims
         ndim = _ndim(subject)
-        if dims.ndisplay == 3:
-            return grid_lines(subject.grid, None, 0)[:, :, 3 - ndim :]
-        hidden = [axis for axis in dims.not_displayed if axis >= dims.ndim - 3]
-        if ndim == 2 or not hidden:
-            return grid_lines(subject.grid, 0, 0)[:, :, 3 - ndim :]
-        axis = hidden[-1] - (dims.ndim - 3)
-        plane = subject.image.world_to_data(dims.point)[axis - 3]
-        return grid_lines(subject.grid, axis, round(float(plane)))
+        axis: int | None = None if dims.ndisplay == 3 else 0
+        plane = 0.0
+        hidden = [each for each in dims.not_displayed if each >= dims.ndim - 3]
+        if ndim == 3 and axis is not None and hidden:
+            axis = hidden[-1] - (dims.ndim - 3)
+            plane = float(subject.image.world_to_data(dims.point)[axis - 3])
+        return grid_lines(subject.grid, axis, plane)[:, :, 3 - ndim :]
 
 
-def grid_lines(grid: PatchGrid, axis: int | None, plane: int) -> NDArray[np.float32]:
+def grid_lines(grid: PatchGrid, axis: int | None, plane: float) -> NDArray[np.float64]:
     """Return the faces of all patches as lines through the whole volume, each line once.
 
     Parameters
@@ -175,7 +187,7 @@ def grid_lines(grid: PatchGrid, axis: int | None, plane: int) -> NDArray[np.floa
 
     Returns
     -------
-    ndarray of float32, shape (lines, 2, 3)
+    ndarray of float64, shape (lines, 2, 3)
         Start and extent of each line, voxel coordinates (Z, Y, X); voxel centres are integers.
     """
     faces = [
@@ -184,9 +196,9 @@ def grid_lines(grid: PatchGrid, axis: int | None, plane: int) -> NDArray[np.floa
     ]
     faces = [np.unique(each) for each in faces]
     if axis is not None:
-        faces[axis] = np.array([float(plane)])
+        faces[axis] = np.array([plane])
     lines = [_lines_along(along, faces, grid.shape[along]) for along in range(3) if along != axis]
-    return np.concatenate(lines).astype(np.float32)
+    return np.concatenate(lines)
 
 
 def _lines_along(axis: int, faces: list[NDArray[Any]], length: int) -> NDArray[np.float64]:
