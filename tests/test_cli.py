@@ -230,6 +230,23 @@ def test_nan_in_the_input_is_named_with_its_place(files, capsys):
         assert np.nanmax(file["main"][...]) == 2
 
 
+def test_an_output_that_appears_meanwhile_is_kept_and_so_is_the_prediction(
+    files, capsys, monkeypatch
+):
+    (files / "kept").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(files / "kept"))
+    monkeypatch.setenv(
+        "STARTED", str(files / "out.h5")
+    )  # `Slow` makes this file at its second batch
+
+    assert predict(files, "--output", str(files / "out.h5"), network="networks:Slow") == 1
+    line = the_error(capsys)
+    assert "appeared" in line
+    assert f"the prediction is kept in {files / 'kept'}" in line
+    assert "keeps" not in line
+    assert (files / "out.h5").read_bytes() == b""
+
+
 def test_a_network_that_fails_later_exits_with_1_and_keeps_what_was_done(files, capsys):
     code = predict(files, "--output", str(files / "out.h5"), network="networks:FailsLater")
 

@@ -97,3 +97,25 @@ def test_the_network_is_left_as_it_was(volume):
     assert all(part.training for part in network.modules())
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_prediction_that_cannot_be_written_is_kept_elsewhere(volume, tmp_path, monkeypatch):
+    class Intruder(networks.Doubled):
+        """Puts a file where the prediction shall go, while it is made."""
+
+        def forward(self, image):
+            out.write_text("someone else's")
+            return super().forward(image)
+
+    out, elsewhere = tmp_path / "out.h5", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+    with pytest.raises(WriteError) as caught:
+        ns.predict(volume, Intruder(), CONFIG, out, progress=False)
+
+    kept = next(elsewhere.iterdir())
+    assert caught.value.__notes__ == [f"the prediction is kept in {kept}"]
+    assert out.read_text() == "someone else's"
+    with h5py.File(kept) as file:
+        np.testing.assert_allclose(file["main"][0], 2 * volume, rtol=1e-6)
+        assert file["main"].attrs["status"] == "complete"

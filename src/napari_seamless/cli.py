@@ -95,7 +95,7 @@ def _drain(run: "Run", output: str) -> None:
     try:
         drain(run)
     except SeamlessError as error:
-        if run.done and Path(output).exists():
+        if run.is_written:
             error.add_note(f"{output} keeps {run.done} of {run.total} patches")
         raise
 

@@ -1,5 +1,7 @@
 """Where the rooms meet: what a caller names (paths, arrays, checkpoints) becomes an engine run."""
 
+import os
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,14 @@ from torch import nn
 from tqdm import tqdm
 
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import ConfigError, ModelError, OutputError
+from napari_seamless.engine.errors import (
+    ConfigError,
+    ModelError,
+    OutputError,
+    SeamlessError,
+    WriteError,
+    one_line,
+)
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import read_patch
 from napari_seamless.io.sources import open_source, open_sources
@@ -182,10 +191,29 @@ def predict(
 
 
 def drain(run: Run, progress: bool = True) -> None:
-    """Iterate over a run to its end, with a progress bar that counts patches."""
-    with tqdm(total=run.total, unit=" patches", disable=not progress, dynamic_ncols=True) as bar:
-        for event in run:
-            bar.update(event.done - bar.n)
+    """Iterate over a run to its end, with a progress bar that counts patches.
+
+    A prediction whose output cannot be written goes to the folder for temporary files instead; a
+    note of the error says where.
+    """
+    try:
+        with tqdm(
+            total=run.total, unit=" patches", disable=not progress, dynamic_ncols=True
+        ) as bar:
+            for event in run:
+                bar.update(event.done - bar.n)
+    except WriteError as error:
+        error.add_note(_rescue(run))
+        raise
+
+
+def _rescue(run: Run) -> str:
+    path = Path(tempfile.gettempdir()) / f"napari-seamless-{os.getpid()}.h5"
+    try:
+        open_store(path, overwrite=True).write(run.live[0], run.metadata())
+    except SeamlessError as error:
+        return f"it could not be kept elsewhere either ({one_line(error)})"
+    return f"the prediction is kept in {path}"
 
 
 def _refuse_input_as_output(output: PathLike, inputs: list[Any]) -> None:

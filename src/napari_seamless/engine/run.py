@@ -85,6 +85,7 @@ class Run:
     ) -> None:
         self.plan = InferencePlan.resolve(config, sources)
         self.status: Status = "ready"
+        self.is_written = False
         self._sources = sources
         self._store = store
         self._provenance = dict(provenance or {})
@@ -263,6 +264,7 @@ class Run:
             return
         prediction = self.results()[0] if status == "complete" else self.live[0]
         self._store.write(prediction, self.metadata())
+        self.is_written = True
 
     def metadata(self) -> dict[str, Any]:
         """Return what a file or layer says of its run: status, done, total, config, provenance."""
