@@ -13,7 +13,8 @@ from napari.utils import progress
 import networks
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError
-from napari_seamless.gui.controller import Controller, Request
+from napari_seamless.gui.controller import Controller
+from napari_seamless.gui.request import Request
 from napari_seamless.gui.worker import Ended
 
 pytestmark = pytest.mark.usefixtures("qapp")  # the throttles need Qt's timers

@@ -127,7 +127,7 @@ class _Story:
             self._quit()
 
     def _export(self, live: "LiveLayer", target: Path) -> None:
-        from napari_seamless.gui.controller import export_metadata, write_volume
+        from napari_seamless.gui.export import export_metadata, write_volume
 
         metadata = export_metadata(live.layer)
         problem = write_volume(target, live.volume, metadata)

@@ -5,8 +5,7 @@ number; messages of an older one are dropped. All methods belong to the main thr
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,13 +17,11 @@ from psygnal import Signal
 from superqt.utils import qthrottled
 
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import SeamlessError, SourceError, one_line
-from napari_seamless.engine.grid import Box
-from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.source import ArraySource
-from napari_seamless.gui.geometry import geometry_of
+from napari_seamless.engine.errors import SeamlessError, one_line
+from napari_seamless.gui.export import export_metadata, write_volume
 from napari_seamless.gui.live_layer import METADATA_KEY, REFRESH_MS, LiveLayer
 from napari_seamless.gui.overlays import Overlays, Subject, planned, running
+from napari_seamless.gui.request import Request, open_run, source_of
 from napari_seamless.gui.view import camera_of, shown_box
 from napari_seamless.gui.worker import (
     Ended,
@@ -41,31 +38,6 @@ if TYPE_CHECKING:  # loads torch, which opening the widget must not
 
 FOCUS_MS = 50
 State = Literal["idle", "opening", "running", "paused"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the form asks for, checked as far as it can be without opening the checkpoint.
-
-    Attributes
-    ----------
-    image : Image
-        Layer to predict from: (Y, X), (Z, Y, X) or (C, Z, Y, X).
-    checkpoint : Path
-        TorchScript, or a state dict with `architecture` and `arguments`.
-    architecture : str or None
-        "module.path:Class".
-    arguments : mapping or None
-        Of the architecture.
-    config : InferenceConfig
-        The settings.
-    """
-
-    image: Image
-    checkpoint: Path
-    architecture: str | None
-    arguments: Mapping[str, Any] | None
-    config: InferenceConfig
 
 
 class Form(Protocol):
@@ -385,34 +357,6 @@ class Controller:
             self._bar = None
 
 
-def source_of(image: Image) -> ArraySource:
-    """Return a layer's voxels as a source.
-
-    Raises
-    ------
-    SourceError
-        If the layer is RGB.
-    """
-    if image.rgb:
-        raise SourceError(
-            f"layer {image.name!r} is RGB; split it first (right click on it, Split RGB) "
-            "and choose one channel"
-        )
-    data = image.data[0] if image.multiscale else image.data
-    return ArraySource(data, name=f"layer {image.name!r}")
-
-
-def open_run(request: Request, source: ArraySource, focus: Box | None) -> "Run":
-    """Load the checkpoint and check everything; slow the first time, when torch is loaded."""
-    from napari_seamless.inference import InferenceRun
-    from napari_seamless.models import load_model
-
-    model = load_model(request.checkpoint, request.architecture, request.arguments)
-    run = InferenceRun(source, model, request.config)
-    run.focus(focus)
-    return run
-
-
 def _progress_line(bar: progress, done: int, total: int) -> str:
     rate = bar.format_dict["rate"] or done / max(bar.format_dict["elapsed"], 1e-3)
     left = progress.format_interval((total - done) / rate)
@@ -429,30 +373,3 @@ def _last_line(run: "Run | None", error: Exception | None, has_layer: bool) -> s
     if run is None or run.status != "complete":
         return f"Cancelled.{kept or ' Nothing is kept.'}"
     return f"Done: {run.total} patches. Export writes the layer to a file."
-
-
-def export_metadata(layer: Image) -> dict[str, Any]:
-    """Return what an exported file says: the run's facts, and how the layer lies in the world."""
-    facts = dict(layer.metadata[METADATA_KEY])
-    if facts["status"] == "running":
-        facts["status"] = "partial"
-    geometry = geometry_of(layer, layer.ndim)
-    names = {"units": [str(unit) for unit in layer.units], "axis_labels": list(layer.axis_labels)}
-    return {
-        **facts,
-        **{name: value.tolist() for name, value in geometry.items() if name not in names},
-        **names,
-    }
-
-
-def write_volume(path: Path, volume: LazyArray, metadata: Mapping[str, Any]) -> str | None:
-    """Write a prediction to a file, replacing it; the dialog has asked. Return what went wrong."""
-    from napari_seamless.io.stores import open_store
-
-    try:
-        store = open_store(path, overwrite=True)
-        store.reserve((volume.shape[0], volume.shape[1], volume.shape[2], volume.shape[3]))
-        store.write(volume, metadata)
-    except Exception as error:  # said in the form
-        return one_line(error)
-    return None

@@ -31,8 +31,9 @@ from napari_seamless.engine.config import (
     json_object,
 )
 from napari_seamless.engine.errors import ConfigError, ModelError, SeamlessError, one_line
-from napari_seamless.gui.controller import Controller, Request, State, source_of
+from napari_seamless.gui.controller import Controller, State
 from napari_seamless.gui.overlays import OVERLAY_KEY
+from napari_seamless.gui.request import Request, source_of
 from napari_seamless.models import sniff_format
 
 _PROBLEM = "color: #ff8a80;"
