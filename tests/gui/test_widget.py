@@ -176,16 +176,20 @@ def test_a_network_of_two_channels_adds_a_channel_slider(session_over, checkpoin
     assert session.viewer.dims.current_step[1] == 9
 
 
-def test_overlays_are_no_images_to_predict_and_go_with_their_image(session_over, volume):
-    session = session_over(volume)
+def test_overlays_are_no_images_to_predict_and_go_with_their_image(make_napari_viewer, volume):
+    viewer = make_napari_viewer()  # not shown: software OpenGL may crash drawing what is removed
+    viewer.add_image(volume, name="volume")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-seamless", "Blended inference")
     for box in ("show_weights", "show_coverage", "show_grid"):
-        getattr(session.widget, box).value = True
+        getattr(widget, box).value = True
 
-    assert [layer.name for layer in session.widget.image.choices] == ["volume"]
-    session.viewer.layers.remove("volume")
-    assert session.widget.image.value is None
-    assert "Open an image first" in session.status
-    assert not session.widget.run_button.enabled
+    assert len(viewer.layers) == 4
+    assert [layer.name for layer in widget.image.choices] == ["volume"]
+    viewer.layers.remove("volume")
+    assert widget.image.value is None
+    assert len(viewer.layers) == 0
+    assert "Open an image first" in widget.status.value
+    assert not widget.run_button.enabled
 
 
 def test_limits_without_an_activation_follow_the_values(session_over, checkpoint_of):

@@ -156,8 +156,9 @@ class BlendedInference(Container):
         """Follow the viewer's layers: napari calls this when they change."""
         before = self.image.value
         super().reset_choices(*args)
-        if self.image.value is not before:
+        if self.image.value is not before:  # magicgui is silent when the last choice goes
             self._validate()
+            self._controller.plan_changed()
 
     def _connect(self) -> None:
         self.run_button.changed.connect(self._controller.run)
