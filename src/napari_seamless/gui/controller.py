@@ -263,9 +263,7 @@ class Controller:
         self.update_overlays()
 
     def _blended(self, event: "Event") -> None:
-        if self._run is None or self._request is None or self._bar is None:
-            return
-        if self._is_dismissed:
+        if self._run is None or self._request is None or self._is_dismissed:
             return
         if self._live is None:
             self._live = LiveLayer(
