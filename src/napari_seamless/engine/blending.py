@@ -1,35 +1,82 @@
-"""Windows, and how much weight a voxel has received from the patches done so far.
+"""What a window is, and how much weight a voxel has received from the patches done so far.
 
-A window is a product of three 1-D tapers plus a constant floor. The weight that a set of patches
-leaves in a region is then a small tensor product of per-axis matrices (`weight_sum`), so no volume
-of weights is ever stored: with every patch done it is an outer product of three 1-D sums, and with
-some of them done it is computed for just the region that is looked at.
+A separable window is a product of three 1-D tapers plus a constant floor. The weight that a set of
+patches leaves in a region is then a small tensor product of per-axis matrices, so no volume of
+weights is ever stored: with every patch done it is an outer product of three 1-D sums, and with
+some of them done it is computed for just the region that is looked at. The other windows have no
+such product; theirs is summed patch by patch, in just that region too.
+
+The windows themselves are in windows.py.
 """
 
-import operator
-from collections.abc import Callable, Iterable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seamless.engine.errors import ConfigError
 from napari_seamless.engine.grid import Box, PatchGrid, Triple
 from napari_seamless.engine.lazy import LazyArray
 
-FLOOR = 1e-4
-"""Smallest weight of PyTorch Connectomics' windows; it keeps corners from dividing zero by zero."""
+LOWEST_IN_FLOAT32 = float(np.finfo(np.float32).tiny) ** 0.5
+"""1.1e-19. A weight and a prediction from here up have a product that float32 holds in full."""
 
-SIGMA = 0.2
-"""Standard deviation of the gaussian, where the patch spans -1 to 1."""
 
 Tapers = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
+class Window(ABC):
+    """The blending weights of one patch: finite, and above zero everywhere.
+
+    Attributes
+    ----------
+    is_separable : bool
+        Whether the weights are an outer product of three 1-D tapers plus a constant.
+    """
+
+    is_separable: ClassVar[bool]
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> Triple:
+        """Voxels of the patch, (Z, Y, X)."""
+
+    @property
+    @abstractmethod
+    def lowest(self) -> float:
+        """The smallest weight."""
+
+    @abstractmethod
+    def in_float64(self) -> NDArray[np.float64]:
+        """Return the weights, shape (Z, Y, X)."""
+
+    @cached_property
+    def matrix(self) -> NDArray[np.floating]:
+        """The weights that predictions are multiplied by, shape (Z, Y, X), rounded once.
+
+        Float32, unless the smallest is below `LOWEST_IN_FLOAT32`; then float64. Float32 would
+        round products with such a weight off (measured: by 3e-5 for 2e-38 times a prediction of
+        0.001), and where a single patch covers a voxel that is the error of the result.
+        """
+        weights = self.in_float64()
+        return weights if self.lowest < LOWEST_IN_FLOAT32 else weights.astype(np.float32)
+
+    @abstractmethod
+    def weight_sum(self, grid: PatchGrid, done: NDArray[np.bool_], box: Box) -> NDArray[np.float64]:
+        """Return what the patches done so far have left in a region; see `weight_sum`."""
+
+    @abstractmethod
+    def highest(self, grid: PatchGrid) -> float:
+        """Return the largest weight sum of a finished volume, or more."""
+
+
 @dataclass(frozen=True, eq=False)
-class Window:
-    """The blending weights of one patch: ``floor + tapers[0] x tapers[1] x tapers[2]``.
+class SeparableWindow(Window):
+    """A window that is ``floor + tapers[0] x tapers[1] x tapers[2]``.
 
     Attributes
     ----------
@@ -39,90 +86,83 @@ class Window:
         Constant added to the product.
     """
 
+    is_separable = True
     tapers: Tapers
-    floor: float
+    floor: float = 0.0
 
-    @cached_property
-    def matrix(self) -> NDArray[np.float32]:
-        """The window as float32 (Z, Y, X), computed in float64 and rounded once."""
-        return (_outer(self.tapers) + self.floor).astype(np.float32)
+    @property
+    def patch_size(self) -> Triple:
+        """Voxels of the patch, (Z, Y, X)."""
+        z, y, x = map(len, self.tapers)
+        return z, y, x
+
+    @property
+    def lowest(self) -> float:
+        """The smallest weight."""
+        return math.prod(float(taper.min()) for taper in self.tapers) + self.floor
+
+    def in_float64(self) -> NDArray[np.float64]:
+        """Return the weights, shape (Z, Y, X)."""
+        return outer(self.tapers) + self.floor
+
+    def weight_sum(self, grid: PatchGrid, done: NDArray[np.bool_], box: Box) -> NDArray[np.float64]:
+        """Return what the patches done so far have left in a region; see `weight_sum`."""
+        total = _sum_patches(grid, self.tapers, done, box)
+        return total + self.floor * coverage(grid, done, box) if self.floor else total
+
+    def highest(self, grid: PatchGrid) -> float:
+        """Return the largest weight sum of a finished volume, or slightly more."""
+        return _highest(grid, self.tapers) + self.floor * highest_coverage(grid)
 
 
-def build_blending_matrix(patch_size: Triple, mode: str = "gaussian") -> NDArray[np.float32]:
-    """Return the blending weights of one patch.
+@dataclass(frozen=True, eq=False)
+class DenseWindow(Window):
+    """A window that is no product of tapers.
 
-    Parameters
+    Attributes
     ----------
-    patch_size : tuple of int
-        Voxels of the patch, (Z, Y, X).
-    mode : {"gaussian", "bump", "constant"}
-        Which window; see `blend_gaussian` and `blend_bump`.
-
-    Returns
-    -------
-    ndarray of float32, shape (Z, Y, X)
-        Strictly positive weights.
-
-    Raises
-    ------
-    ConfigError
-        If `mode` is not one of the windows, or a size is not a positive integer.
+    weights : ndarray of float64, shape (Z, Y, X)
+        One weight per voxel of the patch.
     """
-    return build_window(patch_size, mode).matrix
+
+    is_separable = False
+    weights: NDArray[np.float64]
+
+    @property
+    def patch_size(self) -> Triple:
+        """Voxels of the patch, (Z, Y, X)."""
+        z, y, x = self.weights.shape
+        return z, y, x
+
+    @property
+    def lowest(self) -> float:
+        """The smallest weight."""
+        return float(self.weights.min())
+
+    def in_float64(self) -> NDArray[np.float64]:
+        """Return the weights, shape (Z, Y, X)."""
+        return self.weights
+
+    def weight_sum(self, grid: PatchGrid, done: NDArray[np.bool_], box: Box) -> NDArray[np.float64]:
+        """Return what the patches done so far have left in a region; see `weight_sum`."""
+        total = np.zeros(box.shape)
+        near = grid.touching(box)
+        first = [within.start for within in near]
+        for cell in np.argwhere(done[near]) + first:
+            patch = grid[int(np.ravel_multi_index(tuple(cell), grid.counts))]
+            common = patch.intersection(box)
+            total[common.within(box)] += self.weights[common.within(patch)]
+        return total
+
+    def highest(self, grid: PatchGrid) -> float:
+        """Return no less than the largest weight sum of a finished volume."""
+        return float(self.weights.max()) * highest_coverage(grid)
 
 
-def build_window(patch_size: Triple, mode: str) -> Window:
-    """Return the window named `mode` for patches of `patch_size` voxels (Z, Y, X)."""
-    if mode not in WINDOWS:
-        raise ConfigError(f"blending {mode!r} is unknown; choose one of {', '.join(WINDOWS)}")
-    return WINDOWS[mode](_sizes(patch_size))
+# ------------------------------------------------------------------------------------- the windows
 
 
-def blend_gaussian(
-    patch_size: Triple, sigma: float = SIGMA, mu: float = 0.0
-) -> NDArray[np.float32]:
-    """Return PyTorch Connectomics' gaussian window.
-
-    Parameters
-    ----------
-    patch_size : tuple of int
-        Voxels of the patch, (Z, Y, X).
-    sigma : float
-        Standard deviation, where the patch spans -1 to 1 along each axis.
-    mu : float
-        Distance from the centre at which the weight is largest, in the same unit.
-
-    Returns
-    -------
-    ndarray of float32, shape (Z, Y, X)
-        ``1e-4 + exp(-(r - mu)^2 / (2 sigma^2))`` with ``r = sqrt(z^2 + y^2 + x^2)``.
-
-    Notes
-    -----
-    An axis of one voxel has coordinate 0 here, so that it carries weight 1. PyTorch Connectomics
-    1.x gives it -1, which turns the gaussian of a 2-D patch into a plain mean.
-    """
-    z, y, x = np.ix_(*(_centred(size) for size in _sizes(patch_size)))
-    r = np.sqrt(z**2 + y**2 + x**2)
-    return (FLOOR + np.exp(-((r - mu) ** 2) / (2 * sigma**2))).astype(np.float32)
-
-
-def blend_bump(patch_size: Triple, t: float = 1.5) -> NDArray[np.float32]:
-    """Return PyTorch Connectomics' bump window.
-
-    Parameters
-    ----------
-    patch_size : tuple of int
-        Voxels of the patch, (Z, Y, X).
-    t : float
-        Steepness; the larger, the faster the weight falls towards the faces.
-
-    Returns
-    -------
-    ndarray of float32, shape (Z, Y, X)
-        ``1e-4 + exp(d - max d)`` with ``d = -sum (u (1 - u))^(-t)`` and u inside (0, 1) per axis.
-    """
-    return _bump(_sizes(patch_size), t).matrix
+# --------------------------------------------------------------------------------- sums of weights
 
 
 def weight_sum(
@@ -146,7 +186,7 @@ def weight_sum(
     ndarray of float64, shape ``box.shape``
         0 where no patch has been.
     """
-    return _sum_patches(grid, window.tapers, done, box) + window.floor * coverage(grid, done, box)
+    return window.weight_sum(grid, done, box)
 
 
 def coverage(grid: PatchGrid, done: NDArray[np.bool_], box: Box) -> NDArray[np.float64]:
@@ -154,27 +194,26 @@ def coverage(grid: PatchGrid, done: NDArray[np.bool_], box: Box) -> NDArray[np.f
 
     Parameters and shape as in `weight_sum`; the values are whole numbers.
     """
-    z, y, x = (np.ones(size) for size in grid.patch_size)
-    return _sum_patches(grid, (z, y, x), done, box)
+    return _sum_patches(grid, ones(grid.patch_size), done, box)
 
 
 def highest_weight(grid: PatchGrid, window: Window) -> float:
-    """Return the largest weight sum of a finished volume, or slightly more."""
-    return _highest(grid, window.tapers) + window.floor * highest_coverage(grid)
+    """Return the largest weight sum of a finished volume, or more."""
+    return window.highest(grid)
 
 
 def highest_coverage(grid: PatchGrid) -> float:
     """Return the most patches that any voxel of a finished volume gets."""
-    z, y, x = (np.ones(size) for size in grid.patch_size)
-    return _highest(grid, (z, y, x))
+    return _highest(grid, ones(grid.patch_size))
 
 
 def _highest(grid: PatchGrid, tapers: Tapers) -> float:
     """Return the maximum of the outer product of the tapers' sums along each axis."""
     highest = 1.0
-    for starts, taper, length in zip(grid.starts, tapers, grid.shape, strict=True):
+    near = grid.touching(Box.of_shape(grid.shape))
+    for starts, inside, taper, length in zip(grid.starts, near, tapers, grid.shape, strict=True):
         total = np.zeros(length + 2 * len(taper))  # a patch may begin before the volume
-        for start in starts + len(taper):
+        for start in starts[inside] + len(taper):
             total[start : start + len(taper)] += taper
         highest *= float(total[len(taper) : len(taper) + length].max())
     return highest
@@ -215,7 +254,7 @@ def _sum_patches(
         )
     )
     if subset.all():  # every patch is in: the sum factorises
-        return _outer((z.sum(axis=0), y.sum(axis=0), x.sum(axis=0)))
+        return outer((z.sum(axis=0), y.sum(axis=0), x.sum(axis=0)))
     planes = np.tensordot(z, subset.astype(np.float64), axes=(0, 0))  # (z, J, K)
     return y.T @ (planes @ x)  # (z, J, K) @ (K, x) -> (z, J, x) -> (z, y, x)
 
@@ -229,50 +268,13 @@ def _placed(
     return np.where(inside, taper[np.where(inside, offset, 0)], 0.0)
 
 
-def _sizes(patch_size: Iterable[int]) -> Triple:
-    try:
-        z, y, x = (operator.index(size) for size in patch_size)
-    except (TypeError, ValueError):
-        z = y = x = 0
-    if min(z, y, x) < 1:
-        raise ConfigError(f"patch_size {patch_size!r} must be three positive integers (Z, Y, X)")
+def ones(patch_size: Triple) -> Tapers:
+    """Return three tapers of 1."""
+    z, y, x = (np.ones(size) for size in patch_size)
     return z, y, x
 
 
-def _outer(vectors: Tapers) -> NDArray[np.float64]:
+def outer(vectors: Tapers) -> NDArray[np.float64]:
+    """Return the outer product of three vectors, shape (Z, Y, X)."""
     z, y, x = np.ix_(*vectors)
     return np.asarray(z * y * x)
-
-
-def _centred(size: int) -> NDArray[np.float64]:
-    """Coordinates of an axis: -1 to 1, or 0 for a single voxel."""
-    return np.linspace(-1, 1, size) if size > 1 else np.zeros(1)
-
-
-def _gaussian(patch_size: Triple) -> Window:
-    z, y, x = (np.exp(-(_centred(size) ** 2) / (2 * SIGMA**2)) for size in patch_size)
-    return Window((z, y, x), FLOOR)
-
-
-def _bump(patch_size: Triple, t: float = 1.5) -> Window:
-    z, y, x = (_bump_taper(size, t) for size in patch_size)
-    return Window((z, y, x), FLOOR)
-
-
-def _bump_taper(size: int, t: float) -> NDArray[np.float64]:
-    u = np.linspace(0, 1, size + 2)[1:-1]
-    d = -((u * (1 - u)) ** -t)
-    return np.asarray(np.exp(d - d.max()))
-
-
-def _constant(patch_size: Triple) -> Window:
-    z, y, x = (np.ones(size) for size in patch_size)
-    return Window((z, y, x), 0.0)
-
-
-WINDOWS: dict[str, Callable[[Triple], Window]] = {
-    "gaussian": _gaussian,
-    "bump": _bump,
-    "constant": _constant,
-}
-"""The windows by name."""
