@@ -24,6 +24,7 @@ from napari_seamless.io.stores import open_store, versions
 
 NAMES = ["out.h5", "out.hdf5", "out.tif", "out.TIFF", "out.ome.tif"]
 KINDS = ["out.h5", "out.tif"]
+DTYPES = ["float32", "float16", "uint8", "uint16"]
 
 METADATA = {
     "status": "partial",
@@ -43,6 +44,19 @@ METADATA = {
 
 
 @pytest.fixture
+def arrays(prediction):
+    """Everything that a run may keep: shapes, dtypes and names differ."""
+    random = np.random.default_rng(2)
+    return {
+        "main": prediction.astype(np.float16),
+        "spread": random.random((1, 5, 33, 40), dtype=np.float32),
+        "labels": random.integers(0, 3, (1, 5, 33, 40), dtype=np.uint8),
+        "heads/affinities": random.integers(0, 65536, (3, 5, 33, 40), dtype=np.uint16),
+        "heads/half": random.random((2, 3, 17, 20), dtype=np.float32),
+    }
+
+
+@pytest.fixture
 def prediction():
     values = np.random.default_rng(0).random((2, 5, 33, 40), dtype=np.float32)
     values[1, 3:, 10:] = np.nan
@@ -59,7 +73,6 @@ def read(path):
     if path.suffix in (".h5", ".hdf5"):
         with h5py.File(path) as file:
             assert list(file) == ["main"]
-            assert file["main"].dtype == np.float32
             return file["main"][...], dict(file["main"].attrs)
     with tifffile.TiffFile(path) as tiff:
         (facts,) = tiff.shaped_metadata
@@ -80,11 +93,27 @@ class TestWriting:
     @pytest.mark.parametrize("hand_over", [np.asarray, lazy], ids=["ndarray", "lazy"])
     def test_what_is_written_is_read(self, tmp_path, prediction, name, hand_over):
         store = open_store(tmp_path / name)
-        store.reserve(prediction.shape)
+        store.reserve(prediction.nbytes)
         assert os.listdir(tmp_path) == []
-        store.write(hand_over(prediction), METADATA)
+        store.write({"main": hand_over(prediction)}, METADATA)
         assert os.listdir(tmp_path) == [name]
-        np.testing.assert_array_equal(read(tmp_path / name)[0], prediction)
+        voxels, _ = read(tmp_path / name)
+        assert voxels.dtype == np.float32
+        np.testing.assert_array_equal(voxels, prediction)
+
+    @pytest.mark.parametrize("name", KINDS)
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("hand_over", [np.asarray, lazy], ids=["ndarray", "lazy"])
+    def test_every_dtype_is_written_as_it_is(self, tmp_path, prediction, name, dtype, hand_over):
+        values = prediction if dtype.startswith("float") else np.nan_to_num(60000 * prediction)
+        values = values.astype(dtype)
+        open_store(tmp_path / name).write({"main": hand_over(values)}, {})
+        voxels, _ = read(tmp_path / name)
+        assert voxels.dtype == dtype
+        np.testing.assert_array_equal(voxels, values)
+        with contextlib.closing(open_source(tmp_path / name)) as source:
+            assert source.dtype == dtype
+            np.testing.assert_array_equal(source.read(Box.of_shape(values.shape[1:])), values)
 
     @pytest.mark.parametrize("name", KINDS)
     @pytest.mark.parametrize(
@@ -93,22 +122,24 @@ class TestWriting:
     )
     def test_every_shape_is_read_back_as_a_source(self, tmp_path, name, shape):
         values = np.random.default_rng(1).random(shape, dtype=np.float32)
-        open_store(tmp_path / name).write(values, {})
+        open_store(tmp_path / name).write({"main": values}, {})
         with contextlib.closing(open_source(tmp_path / name)) as source:
             assert source.shape == shape
             np.testing.assert_array_equal(source.read(Box.of_shape(shape[1:])), values)
 
     @pytest.mark.parametrize("name", KINDS)
-    def test_a_few_planes_at_a_time(self, tmp_path, prediction, name, monkeypatch):
+    @pytest.mark.parametrize("dtype", ["float16", "float32"])
+    def test_a_few_planes_at_a_time(self, tmp_path, prediction, name, dtype, monkeypatch):
         asked = []
 
         def part(ranges):
             asked.append(tuple((each.start, each.stop) for each in ranges[:2]))
             return prediction[ranges]
 
-        monkeypatch.setattr(stores, "SLAB_BYTES", 2 * 4 * 33 * 40 + 1)
-        lazily = LazyArray(prediction.shape, np.float32, part)
-        open_store(tmp_path / name).write(lazily, {})
+        prediction = prediction.astype(dtype)
+        monkeypatch.setattr(stores, "SLAB_BYTES", 2 * prediction.itemsize * 33 * 40 + 1)
+        lazily = LazyArray(prediction.shape, dtype, part)
+        open_store(tmp_path / name).write({"main": lazily}, {})
         planes = [(0, 2), (2, 4), (4, 5)]
         assert asked == [((c, c + 1), each) for c in range(2) for each in planes]
         np.testing.assert_array_equal(read(tmp_path / name)[0], prediction)
@@ -116,26 +147,26 @@ class TestWriting:
     @pytest.mark.parametrize("name", KINDS)
     def test_it_gets_the_permissions_of_any_new_file(self, tmp_path, prediction, name):
         (tmp_path / "plain").write_text("")
-        open_store(tmp_path / name).write(prediction, {})
+        open_store(tmp_path / name).write({"main": prediction}, {})
         assert (tmp_path / name).stat().st_mode == (tmp_path / "plain").stat().st_mode
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows limits paths, not names")
     @pytest.mark.parametrize("name", KINDS)
     def test_long_names(self, tmp_path, prediction, name):
         path = tmp_path / ("n" * 240 + name)
-        open_store(path).write(prediction, {})
+        open_store(path).write({"main": prediction}, {})
         np.testing.assert_array_equal(read(path)[0], prediction)
 
     def test_hdf5_pads_next_to_nothing(self, tmp_path):
         values = np.ones((1, 2, 513, 700), np.float32)
-        open_store(tmp_path / "out.h5").write(values, {})
+        open_store(tmp_path / "out.h5").write({"main": values}, {})
         with h5py.File(tmp_path / "out.h5") as file:
             assert file["main"].chunks == (1, 1, 257, 350)
             assert file["main"].compression is None
         assert (tmp_path / "out.h5").stat().st_size < 1.01 * values.nbytes
 
     def test_tiff_is_one_page_per_plane_that_can_be_mapped(self, tmp_path, prediction):
-        open_store(tmp_path / "out.tif").write(prediction, {})
+        open_store(tmp_path / "out.tif").write({"main": prediction}, {})
         with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
             assert not tiff.is_bigtiff
             assert not tiff.is_ome
@@ -145,15 +176,86 @@ class TestWriting:
 
     def test_large_tiff_is_bigtiff(self, tmp_path, prediction, monkeypatch):
         monkeypatch.setattr(stores, "BIGTIFF_BYTES", prediction.nbytes - 1)
-        open_store(tmp_path / "out.tif").write(prediction, METADATA)
+        open_store(tmp_path / "out.tif").write({"main": prediction}, METADATA)
         with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
             assert tiff.is_bigtiff
         np.testing.assert_array_equal(read(tmp_path / "out.tif")[0], prediction)
 
 
+class TestSeveralArrays:
+    @pytest.mark.parametrize("hand_over", [np.asarray, lazy], ids=["ndarray", "lazy"])
+    def test_hdf5_has_a_dataset_for_each(self, tmp_path, arrays, hand_over):
+        given = {key: hand_over(array) for key, array in arrays.items()}
+        open_store(tmp_path / "out.h5").write(given, METADATA)
+        with h5py.File(tmp_path / "out.h5") as file:
+            assert set(file) == {"main", "spread", "labels", "heads"}
+            assert set(file["heads"]) == {"affinities", "half"}
+            for name, array in arrays.items():
+                assert file[name].dtype == array.dtype
+                assert file[name].attrs["axes"] == "CZYX"
+                np.testing.assert_array_equal(file[name][...], array)
+            assert file["heads/half"].chunks == (1, 1, 17, 20)
+            assert set(file["main"].attrs) == {*METADATA, "axes"}
+            assert set(file["labels"].attrs) == {"axes"}
+
+    @pytest.mark.parametrize("hand_over", [np.asarray, lazy], ids=["ndarray", "lazy"])
+    @pytest.mark.parametrize("bigtiff", [False, True])
+    def test_tiff_has_a_series_for_each(self, tmp_path, arrays, hand_over, bigtiff, monkeypatch):
+        if bigtiff:
+            monkeypatch.setattr(stores, "BIGTIFF_BYTES", 1000)
+        given = {key: hand_over(array) for key, array in arrays.items()}
+        open_store(tmp_path / "out.tif").write(given, METADATA)
+        with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+            assert tiff.is_bigtiff == bigtiff
+            assert len(tiff.pages) == 10 + 5 + 5 + 15 + 6
+            for series, (name, array) in zip(tiff.series, arrays.items(), strict=True):
+                assert (series.name, series.axes) == (name, "CZYX")
+                assert (series.shape, series.dtype) == (array.shape, array.dtype)
+                np.testing.assert_array_equal(series.asarray(), array)
+            facts, *others = tiff.shaped_metadata
+        assert facts["config"] == METADATA["config"]
+        assert others == [
+            {"name": name, "axes": "CZYX", "shape": list(array.shape)}
+            for name, array in list(arrays.items())[1:]
+        ]
+
+    @pytest.mark.parametrize("name", KINDS)
+    def test_the_prediction_is_what_a_source_reads(self, tmp_path, arrays, name):
+        open_store(tmp_path / name).write(arrays, METADATA)
+        path = f"{tmp_path / name}::main" if name == "out.h5" else tmp_path / name
+        with contextlib.closing(open_source(path)) as source:
+            assert source.shape == arrays["main"].shape
+            np.testing.assert_array_equal(source.read(Box.of_shape((5, 33, 40))), arrays["main"])
+
+    def test_neighbours_of_one_shape_stay_apart(self, tmp_path, prediction):
+        arrays = {"main": prediction, "spread": prediction + 1, "heads/1": prediction + 2}
+        open_store(tmp_path / "out.tif").write(arrays, {})
+        for index, array in enumerate(arrays.values()):
+            read_back = tifffile.imread(tmp_path / "out.tif", series=index)
+            np.testing.assert_array_equal(read_back, array)
+
+    @pytest.mark.parametrize(("room", "bigtiff"), [(0, False), (-1, True)])
+    def test_bigtiff_goes_by_the_sum(self, tmp_path, arrays, room, bigtiff, monkeypatch):
+        total = sum(array.nbytes for array in arrays.values())
+        monkeypatch.setattr(stores, "BIGTIFF_BYTES", total + room)
+        open_store(tmp_path / "out.tif").write(arrays, {})
+        with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
+            assert tiff.is_bigtiff == bigtiff
+
+    @pytest.mark.parametrize("name", KINDS)
+    def test_failure_of_a_later_one_leaves_nothing(self, tmp_path, prediction, name):
+        def part(ranges):
+            raise PredictionError("broken")
+
+        arrays = {"main": prediction, "spread": LazyArray((1, 5, 33, 40), np.float32, part)}
+        with pytest.raises(PredictionError, match="broken"):
+            open_store(tmp_path / name).write(arrays, {})
+        assert os.listdir(tmp_path) == []
+
+
 class TestMetadata:
     def test_hdf5(self, tmp_path, prediction):
-        open_store(tmp_path / "out.h5").write(prediction, METADATA)
+        open_store(tmp_path / "out.h5").write({"main": prediction}, METADATA)
         facts = read(tmp_path / "out.h5")[1]
         assert {key: facts[key] for key in ("status", "done", "total", "axes", "seconds")} == {
             "status": "partial",
@@ -174,9 +276,10 @@ class TestMetadata:
 
     @pytest.mark.parametrize("name", ["out.tif", "out.ome.tif"])
     def test_tiff(self, tmp_path, prediction, name):
-        open_store(tmp_path / name).write(prediction, METADATA)
+        open_store(tmp_path / name).write({"main": prediction}, METADATA)
         facts = read(tmp_path / name)[1]
         assert facts.pop("shape") == [2, 5, 33, 40]
+        assert facts.pop("name") == "main"
         assert facts == {
             **METADATA,
             "axes": "CZYX",
@@ -188,12 +291,12 @@ class TestMetadata:
 
     @pytest.mark.parametrize("name", KINDS)
     def test_long_text(self, tmp_path, prediction, name):
-        open_store(tmp_path / name).write(prediction, {"log": "x" * 200_000})
+        open_store(tmp_path / name).write({"main": prediction}, {"log": "x" * 200_000})
         assert read(tmp_path / name)[1]["log"] == "x" * 200_000
 
     @pytest.mark.parametrize("name", KINDS)
     def test_versions_are_always_there(self, tmp_path, prediction, name):
-        open_store(tmp_path / name).write(prediction, {})
+        open_store(tmp_path / name).write({"main": prediction}, {})
         said = read(tmp_path / name)[1]["versions"]
         assert (json.loads(said) if isinstance(said, str) else said) == versions()
 
@@ -223,7 +326,7 @@ class TestRefusals:
         assert (tmp_path / name).read_text() == "precious"
         store = open_store(tmp_path / name, overwrite=True)
         assert (tmp_path / name).read_text() == "precious"
-        store.write(prediction, {})
+        store.write({"main": prediction}, {})
         np.testing.assert_array_equal(read(tmp_path / name)[0], prediction)
         assert os.listdir(tmp_path) == [name]
 
@@ -253,7 +356,7 @@ class TestRefusals:
     def test_disk_too_small(self, tmp_path, name):
         store = open_store(tmp_path / name)
         with pytest.raises(OutputError) as caught:
-            store.reserve((1, 1 << 16, 1 << 16, 1 << 16))
+            store.reserve(1 << 50)
         assert re.fullmatch(
             rf"output {re.escape(str(tmp_path / name))} takes 1024 TiB and its disk has [\d.]+ "
             r"[KMGT]iB free: free space or choose another place",
@@ -282,7 +385,7 @@ class TestFailures:
         store = open_store(tmp_path / name)
         (tmp_path / name).write_text("precious")
         with pytest.raises(WriteError, match=r"appeared during the run and was not replaced"):
-            store.write(prediction, {})
+            store.write({"main": prediction}, {})
         assert (tmp_path / name).read_text() == "precious"
         assert os.listdir(tmp_path) == [name]
 
@@ -292,7 +395,7 @@ class TestFailures:
         store = open_store(tmp_path / "sub" / name)
         (tmp_path / "sub").rmdir()
         with pytest.raises(WriteError, match=r"could not be written: No such file or directory"):
-            store.write(prediction, {})
+            store.write({"main": prediction}, {})
 
     @pytest.mark.parametrize("error", [PredictionError("broken"), KeyboardInterrupt()])
     @pytest.mark.parametrize("name", KINDS)
@@ -303,7 +406,9 @@ class TestFailures:
             return np.zeros([each.stop - each.start for each in ranges], np.float32)
 
         with pytest.raises(type(error)) as caught:
-            open_store(tmp_path / name).write(LazyArray((2, 3, 4, 5), np.float32, part), {})
+            open_store(tmp_path / name).write(
+                {"main": LazyArray((2, 3, 4, 5), np.float32, part)}, {}
+            )
         assert caught.value is error
         assert os.listdir(tmp_path) == []
 
@@ -317,7 +422,7 @@ class TestFailures:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
             with pytest.raises(WriteError) as caught:
-                store.write(np.ones((1, 8, 256, 256), np.float32), METADATA)
+                store.write({"main": np.ones((1, 8, 256, 256), np.float32)}, METADATA)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert str(caught.value) == (
@@ -332,24 +437,24 @@ class TestFailures:
         (full_disk / "filler").write_bytes(bytes((1 << 20) - room))
         store = open_store(full_disk / name)
         with pytest.raises(OutputError, match=r"takes 2 MiB and its disk has .* free"):
-            store.reserve((1, 8, 256, 256))
+            store.reserve(2 << 20)
         with pytest.raises(WriteError) as caught:
-            store.write(np.ones((1, 8, 256, 256), np.float32), METADATA)
+            store.write({"main": np.ones((1, 8, 256, 256), np.float32)}, METADATA)
         assert str(caught.value) == (
             f"{full_disk / name} could not be written: No space left on device: "
             "free space or choose another place"
         )
         assert os.listdir(full_disk) == ["filler"]
         (full_disk / "filler").unlink()
-        store.write(prediction, METADATA)  # the same store, once there is space
+        store.write({"main": prediction}, METADATA)  # the same store, once there is space
         np.testing.assert_array_equal(read(full_disk / name)[0], prediction)
 
     @pytest.mark.parametrize("name", KINDS)
     def test_full_disk_leaves_the_old_file(self, full_disk, prediction, name):
-        open_store(full_disk / name).write(prediction, {})
+        open_store(full_disk / name).write({"main": prediction}, {})
         with pytest.raises(WriteError, match="No space left on device"):
             open_store(full_disk / name, overwrite=True).write(
-                np.ones((1, 8, 256, 256), np.float32), {}
+                {"main": np.ones((1, 8, 256, 256), np.float32)}, {}
             )
         assert os.listdir(full_disk) == [name]
         np.testing.assert_array_equal(read(full_disk / name)[0], prediction)

@@ -32,8 +32,8 @@ def write_volume(path: Path, volume: LazyArray, metadata: Mapping[str, Any]) -> 
 
     try:
         store = open_store(path, overwrite=True)
-        store.reserve((volume.shape[0], volume.shape[1], volume.shape[2], volume.shape[3]))
-        store.write(volume, metadata)
+        store.reserve(volume.nbytes)
+        store.write({"main": volume}, metadata)
     except Exception as error:  # said in the form
         return one_line(error)
     return None

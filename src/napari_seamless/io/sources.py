@@ -171,12 +171,13 @@ def _open_hdf5(path: Path, dataset: str, name: str | None) -> Source:
 
 
 def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    """Return the dataset called `name`, or the only one if the name is empty."""
+    """Return the dataset called `name`, or `main` or the only one if the name is empty."""
     datasets: dict[str, h5py.Dataset] = {}
     file.visititems(
         lambda key, item: datasets.update({key: item}) if isinstance(item, h5py.Dataset) else None
     )
-    wanted = name.strip("/") or (next(iter(datasets)) if len(datasets) == 1 else "")
+    default = next(iter(datasets)) if len(datasets) == 1 else "main" if "main" in datasets else ""
+    wanted = name.strip("/") or default
     found = file.get(wanted) if wanted else None
     if not isinstance(found, h5py.Dataset):
         listed = [

@@ -21,18 +21,20 @@ from numpy.typing import NDArray
 from napari_seamless import __version__
 from napari_seamless.engine.errors import OutputError, SeamlessError, WriteError, one_line
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.source import Shape4
 from napari_seamless.engine.store import Store
 from napari_seamless.io.steady_file import SteadyFile
 
 SLAB_BYTES = 16 << 20
-"""How much of a prediction is in memory at a time while it is written."""
+"""How much of an array is in memory at a time while it is written."""
 
 BIGTIFF_BYTES = 4_000_000_000
-"""Larger predictions need 64-bit offsets; the rest of 4 GiB is left to the headers of planes."""
+"""Larger files need 64-bit offsets; the rest of 4 GiB is left to the headers of planes."""
 
 _CHUNK = 512
 _AXES = "CZYX"
+
+Voxels = LazyArray | NDArray[Any]
+"""(C, Z, Y, X)."""
 
 
 def open_store(path: str | os.PathLike[str], overwrite: bool = False) -> Store:
@@ -41,7 +43,7 @@ def open_store(path: str | os.PathLike[str], overwrite: bool = False) -> Store:
     Parameters
     ----------
     path : path
-        ".h5" or ".hdf5" (dataset "main"), ".tif" or ".tiff"; both float32 (C, Z, Y, X).
+        ".h5" or ".hdf5" (dataset "main"), ".tif" or ".tiff" (first series); both (C, Z, Y, X).
     overwrite : bool
         Replace a file that exists.
 
@@ -87,24 +89,22 @@ class FileStore(ABC):
         self._path = path
         self._overwrite = overwrite
 
-    def reserve(self, shape: Shape4) -> None:
-        """Raise OutputError if float32 of `shape` (C, Z, Y, X) does not fit the disk."""
-        need, free = 4 * math.prod(shape), shutil.disk_usage(self._path.parent).free
-        if need > free:
+    def reserve(self, nbytes: int) -> None:
+        """Raise OutputError if `nbytes` bytes do not fit the disk."""
+        free = shutil.disk_usage(self._path.parent).free
+        if nbytes > free:
             raise OutputError(
-                f"output {self._path} takes {_readable(need)} and its disk has {_readable(free)} "
+                f"output {self._path} takes {_readable(nbytes)} and its disk has {_readable(free)} "
                 "free: free space or choose another place"
             )
 
-    def write(
-        self, prediction: LazyArray | NDArray[np.float32], metadata: Mapping[str, Any]
-    ) -> None:
-        """Write a prediction and what is known about it, a few planes at a time.
+    def write(self, arrays: Mapping[str, Voxels], metadata: Mapping[str, Any]) -> None:
+        """Write arrays and what is known about them, a few planes at a time.
 
         Parameters
         ----------
-        prediction : array-like, shape (C, Z, Y, X)
-            Written as float32; NaN stays NaN.
+        arrays : mapping of array-likes, shape (C, Z, Y, X)
+            "main" first, then any others; each is written in its own dtype, NaN stays NaN.
         metadata : mapping
             JSON-like. The file also says its axes and, if `metadata` does not, the versions.
 
@@ -118,7 +118,7 @@ class FileStore(ABC):
         temporary = self._path.with_name(f".{self._path.name[:40]}.partial-{secrets.token_hex(4)}")
         try:
             with SteadyFile(temporary) as file:
-                self._fill(file, prediction, facts)
+                self._fill(file, arrays, facts)
                 file.sync()
             self._publish(temporary)
         except SeamlessError:
@@ -139,63 +139,55 @@ class FileStore(ABC):
         os.replace(temporary, self._path)
 
     @abstractmethod
-    def _fill(
-        self,
-        file: SteadyFile,
-        prediction: LazyArray | NDArray[np.float32],
-        facts: dict[str, Any],
-    ) -> None:
+    def _fill(self, file: SteadyFile, arrays: Mapping[str, Voxels], facts: dict[str, Any]) -> None:
         """Write everything to `file`."""
 
 
 class HDF5Store(FileStore):
-    """An HDF5 file with the dataset `main`; what is known is in its attributes.
+    """An HDF5 file with a dataset for each array; what is known is in the attributes of `main`.
 
-    Text and numbers are attributes as they are, lists and mappings are JSON.
+    Text and numbers are attributes as they are, lists and mappings are JSON. A name with a slash
+    is a dataset in a group.
     """
 
-    def _fill(
-        self,
-        file: SteadyFile,
-        prediction: LazyArray | NDArray[np.float32],
-        facts: dict[str, Any],
-    ) -> None:
-        chunks = (1, 1, *(_even_part(size, _CHUNK) for size in prediction.shape[2:]))
+    def _fill(self, file: SteadyFile, arrays: Mapping[str, Voxels], facts: dict[str, Any]) -> None:
         # Since format 1.8 (2008) an attribute may be longer than 64 KiB.
         with h5py.File(file, "w", libver="v108") as hdf5:
-            main = hdf5.create_dataset("main", prediction.shape, np.float32, chunks=chunks)
-            for key, value in facts.items():
-                is_scalar = isinstance(value, (str, int, float))
-                main.attrs[key] = value if is_scalar else json.dumps(value)
-            for channel, planes, voxels in _slabs(prediction):
-                main[channel, planes] = voxels
-                file.check()
+            for name, array in arrays.items():
+                chunks = (1, 1, *(_even_part(size, _CHUNK) for size in array.shape[2:]))
+                dataset = hdf5.create_dataset(name, array.shape, array.dtype, chunks=chunks)
+                for key, value in (facts if name == "main" else {"axes": _AXES}).items():
+                    is_scalar = isinstance(value, (str, int, float))
+                    dataset.attrs[key] = value if is_scalar else json.dumps(value)
+                for channel, planes, voxels in _slabs(array):
+                    dataset[channel, planes] = voxels
+                    file.check()
 
 
 class TIFFStore(FileStore):
-    """A TIFF file of one plane per page; what is known is JSON in its first description."""
+    """A TIFF file of one plane per page and one series per array, in their order.
 
-    def _fill(
-        self,
-        file: SteadyFile,
-        prediction: LazyArray | NDArray[np.float32],
-        facts: dict[str, Any],
-    ) -> None:
-        def planes() -> Iterator[NDArray[np.float32]]:
-            for _, _, voxels in _slabs(prediction):
+    What is known is JSON in the description of the first page; that of each further series says
+    its name, shape and axes. Not every reader knows float16: Pillow does not.
+    """
+
+    def _fill(self, file: SteadyFile, arrays: Mapping[str, Voxels], facts: dict[str, Any]) -> None:
+        def planes(array: Voxels) -> Iterator[NDArray[Any]]:
+            for _, _, voxels in _slabs(array):
                 yield from voxels
                 file.check()
 
-        bigtiff = 4 * math.prod(prediction.shape) > BIGTIFF_BYTES
+        bigtiff = sum(array.nbytes for array in arrays.values()) > BIGTIFF_BYTES
         binary = cast("IO[bytes]", file)
         with tifffile.TiffWriter(binary, bigtiff=bigtiff, ome=False, shaped=True) as tiff:
-            tiff.write(
-                planes(),
-                shape=prediction.shape,
-                dtype=np.float32,
-                photometric="minisblack",  # never colour, however many channels
-                metadata=facts,
-            )
+            for name, array in arrays.items():
+                tiff.write(
+                    planes(array),
+                    shape=array.shape,
+                    dtype=array.dtype,
+                    photometric="minisblack",  # never colour, however many channels
+                    metadata={**(facts if name == "main" else {"axes": _AXES}), "name": name},
+                )
 
 
 _KINDS: dict[str, type[FileStore]] = {
@@ -230,15 +222,13 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _slabs(
-    prediction: LazyArray | NDArray[np.float32],
-) -> Iterator[tuple[int, slice, NDArray[np.float32]]]:
+def _slabs(array: Voxels) -> Iterator[tuple[int, slice, NDArray[Any]]]:
     """Yield channel, planes, and the voxels (z, Y, X) of a few planes at a time, in file order."""
-    channels, depth, *plane = prediction.shape
-    step = max(1, SLAB_BYTES // max(1, 4 * math.prod(plane)))
+    channels, depth, *plane = array.shape
+    step = max(1, SLAB_BYTES // max(1, array.dtype.itemsize * math.prod(plane)))
     for channel, start in itertools.product(range(channels), range(0, depth, step)):
         planes = slice(start, min(start + step, depth))
-        yield channel, planes, np.ascontiguousarray(prediction[channel, planes], dtype=np.float32)
+        yield channel, planes, np.ascontiguousarray(array[channel, planes], dtype=array.dtype)
 
 
 def _even_part(size: int, most: int) -> int:
