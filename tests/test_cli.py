@@ -118,7 +118,7 @@ def test_options_overrule_the_config_file(files, capsys):
         (("--overlap", "nan"), None, ["overlap", "nan"]),
         (("--overlap", "half"), None, ["overlap", "half"]),
         (("--patch-size", "4,12"), None, ["patch_size"]),
-        (("--patch-size", "4,x,12"), None, ["4,x,12"]),
+        (("--patch-size", "4,x,12"), None, ["patch_size [4, 'x', 12]", "three positive integers"]),
         (("--batch-size", "0"), None, ["batch_size", "0"]),
         (("--blending", "tophat"), None, ["tophat", "gaussian"]),
         (("--device", "gpu"), None, ["gpu", "cpu"]),

@@ -8,13 +8,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_seamless.engine.blending import (
+    from napari_seamless.engine.config import InferenceConfig
+    from napari_seamless.engine.grid import Box, PatchGrid
+    from napari_seamless.engine.windows import (
         blend_bump,
         blend_gaussian,
         build_blending_matrix,
     )
-    from napari_seamless.engine.config import InferenceConfig
-    from napari_seamless.engine.grid import Box, PatchGrid
     from napari_seamless.inference import InferenceRun, Prediction, predict
     from napari_seamless.models import load_model
 
@@ -26,9 +26,9 @@ _HOMES = {
     "InferenceRun": "inference",
     "PatchGrid": "engine.grid",
     "Prediction": "inference",
-    "blend_bump": "engine.blending",
-    "blend_gaussian": "engine.blending",
-    "build_blending_matrix": "engine.blending",
+    "blend_bump": "engine.windows",
+    "blend_gaussian": "engine.windows",
+    "build_blending_matrix": "engine.windows",
     "load_model": "models",
     "predict": "inference",
 }

@@ -5,36 +5,28 @@
 
 import argparse
 import json
+import math
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from napari_seamless import __version__
-from napari_seamless.engine.config import (
-    Activation,
-    Blending,
-    InferenceConfig,
-    Normalization,
-    Padding,
-    TestTimeAugmentation,
-    json_object,
-)
+from napari_seamless.engine.config import InferenceConfig, json_object
 from napari_seamless.engine.errors import (
     RunFailedError,
-    SeamlessError,
     SourceError,
     UnusableInputError,
     one_line,
 )
+from napari_seamless.metrics import METRIC_NAMES
 
 if TYPE_CHECKING:
     from napari_seamless.engine.run import Run
+    from napari_seamless.inference import InferenceRun
 
 DONE, FAILED, UNUSABLE, CANCELLED = 0, 1, 2, 130
 PROGRAM = "napari-seamless"
@@ -70,7 +62,6 @@ def _predict(options: argparse.Namespace) -> int:
     config = _config(options)
     network_arguments = _json_object(options.arguments, "--arguments")
     from napari_seamless.inference import InferenceRun  # after the cheap checks: loads torch
-    from napari_seamless.metrics import dice
     from napari_seamless.models import load_model
 
     model = load_model(options.checkpoint, options.architecture, network_arguments)
@@ -78,36 +69,40 @@ def _predict(options: argparse.Namespace) -> int:
     with InferenceRun(
         options.input, model, config, options.output, overwrite=options.overwrite
     ) as run:
-        truth = run.read_labels(options.labels) if options.labels else None
+        truth = run.open_labels(options.labels) if options.labels else None
         with _cancelled_by_ctrl_c(run):
-            _drain(run, options.output)
-        facts = _summary(run, options.output, time.perf_counter() - began)
+            _drain(run)
+        facts = _summary(run, time.perf_counter() - began)
         if truth is not None and run.done:
-            facts["dice"] = dice(run.live[0], truth)
+            facts |= run.scores(truth)
     _report(facts, options.json)
-    return DONE if run.status == "complete" else CANCELLED
+    for vol_id, error in run.failures.items():
+        error.add_note(f"this was volume {vol_id}, {run.plan.volumes[vol_id].name}")
+        _complain(error, FAILED)
+    return {"complete": DONE, "failed": FAILED}.get(run.status, CANCELLED)
 
 
-def _drain(run: "Run", output: str) -> None:
+def _drain(run: "InferenceRun") -> None:
     """Drain a run; an error also says what is kept."""
     from napari_seamless.inference import drain
 
     try:
         drain(run)
-    except SeamlessError as error:
-        if run.is_written:
-            error.add_note(f"{output} keeps {run.done} of {run.total} patches")
-        raise
+    finally:
+        for vol_id, error in run.failures.items():
+            if vol_id in run.written:
+                done, total = run.progress(vol_id)
+                error.add_note(f"{run.paths[vol_id]} keeps {done} of {total} patches")
 
 
-def _summary(run: "Run", output: str, seconds: float) -> dict[str, Any]:
-    voxels = sum(int(np.prod(volume.grid.shape)) for volume in run.plan.volumes)
+def _summary(run: "InferenceRun", seconds: float) -> dict[str, Any]:
+    voxels = sum(math.prod(volume.grid.shape) for volume in run.plan.volumes)
     return {
         "status": run.status,
         "patches": run.done,
         "redundancy": round(run.plan.redundancy, 2),
         "of": run.total,
-        "output": output if run.done else None,
+        "output": [str(run.paths[vol_id]) for vol_id in sorted(run.written)],
         "seconds": round(seconds, 2),
         "voxels_per_second": round(voxels * run.done / run.total / seconds),
     }
@@ -121,9 +116,26 @@ def _report(facts: dict[str, Any], as_json: bool) -> None:
         f"{facts['status']}: {facts['patches']} of {facts['of']} patches in {facts['seconds']} s "
         f"({facts['voxels_per_second']:,} voxels/s)"
     )
-    if "dice" in facts:
-        print(f"Dice {facts['dice']:.4f}")
-    print(f"written to {facts['output']}" if facts["output"] else "nothing written")
+    _print_scores(facts)
+    print(f"written to {', '.join(facts['output'])}" if facts["output"] else "nothing written")
+
+
+def _print_scores(facts: dict[str, Any]) -> None:
+    """Print those of the facts that are metrics, one per line."""
+    for name, label in METRIC_NAMES.items():
+        if name in facts:
+            print(f"{label:22} {facts[name]:.4f}")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from napari_seamless.inference import evaluate_files
+
+    scores = evaluate_files(options.prediction, options.labels, options.threshold, options.kind)
+    if options.json:
+        print(json.dumps(scores))
+    else:
+        _print_scores(scores)
+    return DONE
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -205,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_predict(commands)
     _add_inspect(commands)
+    _add_evaluate(commands)
     _add_demo(commands)
     return parser
 
@@ -213,30 +226,43 @@ def _add_predict(commands: Any) -> None:
     predict = commands.add_parser("predict", help="run a network over a volume")
     predict.set_defaults(command=_predict)
     predict.add_argument(
-        "input", metavar="INPUT", help="volume: FILE.h5::dataset, .tif or .npy; (C, Z, Y, X)"
+        "input",
+        metavar="INPUT",
+        nargs="+",
+        help="volume: FILE.h5::dataset, .tif or .npy; (C, Z, Y, X)",
     )
     _add_checkpoint(predict, "--checkpoint", required=True)
-    predict.add_argument("--output", required=True, help="OUT.h5 (dataset main) or OUT.tif")
+    predict.add_argument(
+        "--output",
+        required=True,
+        help="OUT.h5 (dataset main) or OUT.tif; for several volumes with {name} or {vol_id} in it",
+    )
     predict.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    predict.add_argument("--labels", help="truth (Z, Y, X) to score against, a path like INPUT")
+    predict.add_argument(
+        "--labels", nargs="+", help="truth (Z, Y, X) of each volume to score against, like INPUT"
+    )
     predict.add_argument("--config", help="JSON file with settings; options given here overrule it")
     predict.add_argument("--json", action="store_true", help="print the summary as JSON")
-    settings = predict.add_argument_group("settings", "defaults: see InferenceConfig")
-    settings.add_argument("--patch-size", type=_voxels, metavar="Z,Y,X", help="voxels per patch")
-    settings.add_argument("--overlap", type=float, help="share of the patch, in [0, 1)")
-    settings.add_argument("--batch-size", type=int, help="patches per call of the network")
-    settings.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
-    for name, choices in _CHOICES.items():
-        settings.add_argument(f"--{name}", choices=get_args(choices))
+    settings = predict.add_argument_group(
+        "settings", "numbers for several axes or channels are separated by commas: 8,128,128"
+    )
+    for name, field in InferenceConfig.model_fields.items():
+        _add_setting(settings, name, field.annotation, field.description)
 
 
-_CHOICES = {
-    "blending": Blending,
-    "activation": Activation,
-    "normalization": Normalization,
-    "padding": Padding,
-    "tta": TestTimeAugmentation,
-}
+def _add_setting(parser: Any, name: str, kind: Any, description: str | None) -> None:
+    option = f"--{name.replace('_', '-')}"
+    if kind is bool:
+        parser.add_argument(
+            option, action=argparse.BooleanOptionalAction, default=None, help=description
+        )
+    elif get_origin(kind) is Literal:
+        parser.add_argument(option, choices=get_args(kind), help=description)
+    else:
+        is_text = str in (kind, *get_args(kind))
+        parser.add_argument(
+            option, type=str if is_text else _value, metavar="VALUE", help=description
+        )
 
 
 def _add_inspect(commands: Any) -> None:
@@ -244,6 +270,20 @@ def _add_inspect(commands: Any) -> None:
     inspect.set_defaults(command=_inspect)
     _add_checkpoint(inspect, "checkpoint", metavar="CHECKPOINT")
     inspect.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser("evaluate", help="score a prediction against labels")
+    evaluate.set_defaults(command=_evaluate)
+    evaluate.add_argument("prediction", metavar="PREDICTION", help="a path like FILE.h5::main")
+    evaluate.add_argument("labels", metavar="LABELS", help="a path like FILE.h5::labels")
+    evaluate.add_argument("--threshold", type=float, default=0.5, help="foreground is above it")
+    evaluate.add_argument(
+        "--kind",
+        choices=("probability", "segmentation"),
+        help="what the prediction is; by default integers of more than two values are instances",
+    )
+    evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
 def _add_demo(commands: Any) -> None:
@@ -260,10 +300,12 @@ def _add_checkpoint(parser: argparse.ArgumentParser, name: str, **kwargs: Any) -
     parser.add_argument("--arguments", metavar="JSON", help="its arguments: JSON, or a JSON file")
 
 
-def _voxels(text: str) -> tuple[int, ...]:
+def _value(text: str) -> Any:
+    """Return what a setting's text stands for: JSON, or values separated by commas.
+
+    What it cannot be, the settings say themselves.
+    """
     try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no size; give three integers like 8,128,128 (Z,Y,X)"
-        ) from None
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return [_value(part) for part in text.split(",")] if "," in text else text

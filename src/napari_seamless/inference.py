@@ -2,8 +2,10 @@
 
 import os
 import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,16 @@ from napari_seamless.engine.errors import (
     ModelError,
     OutputError,
     SeamlessError,
+    SourceError,
     WriteError,
     one_line,
 )
+from napari_seamless.engine.grid import Box
 from napari_seamless.engine.run import Run
-from napari_seamless.engine.source import read_patch
-from napari_seamless.io.sources import open_source, open_sources
+from napari_seamless.engine.source import Source, read_patch, spatial_shape
+from napari_seamless.io.sources import open_sources
 from napari_seamless.io.stores import open_store, versions
-from napari_seamless.metrics import dice
+from napari_seamless.metrics import SLAB_VOXELS, Kind, VoxelMetrics, evaluate
 from napari_seamless.models import LoadedModel, load_model
 
 PathLike = str | Path
@@ -37,14 +41,25 @@ class Prediction:
 
     Attributes
     ----------
-    arrays : tuple of ndarray
-        Float32 (C, Z, Y, X) of each volume, by vol_id.
+    outputs : tuple of dict
+        For each volume, by vol_id, arrays (C, Z, Y, X) by name: "main", the prediction; "spread",
+        its standard deviation over variants, and "labels", if asked for; "heads/NAME", the heads
+        of the network that are not shown. NaN where a volume that failed was not predicted.
     metrics : dict or None
-        Dice coefficient against the labels ("dice"), if labels were given.
+        Scores against the labels, if labels were given; see `metrics.VoxelMetrics`. Of several
+        volumes, those of all voxels together.
+    failures : dict of int to SeamlessError
+        What went wrong with which of several volumes.
     """
 
-    arrays: tuple[NDArray[np.float32], ...]
+    outputs: tuple[dict[str, NDArray[Any]], ...]
     metrics: dict[str, float] | None = None
+    failures: Mapping[int, SeamlessError] = field(default_factory=dict)
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """The prediction of each volume, float32 (C, Z, Y, X), by vol_id."""
+        return tuple(outputs["main"] for outputs in self.outputs)
 
     @property
     def array(self) -> NDArray[np.float32]:
@@ -60,11 +75,13 @@ class InferenceRun(Run):
     source : path, array-like, or a list of them
         Volumes (Y, X), (Z, Y, X) or (C, Z, Y, X). Paths: "FILE.h5::dataset", ".tif", ".npy".
     model : path, LoadedModel or torch.nn.Module
-        A network that takes (B, C, Z, Y, X) float32 and returns (B, C', Z, Y, X).
+        A network that takes (B, C, Z, Y, X) float32 and returns (B, C', Z, Y, X); see
+        `InferenceConfig` for 2-D ones, several heads and other resolutions.
     config : InferenceConfig
         The settings.
     output : path, optional
-        ".h5" (dataset "main") or ".tif"; written when the run ends, partial results marked so.
+        ".h5" (dataset "main") or ".tif"; written when its volume ends, partial results marked so.
+        For several volumes "{name}" or "{vol_id}" stands for the name of each, or its number.
     overwrite : bool
         Replace an output that exists.
 
@@ -90,54 +107,69 @@ class InferenceRun(Run):
         overwrite: bool = False,
     ) -> None:
         inputs = source if isinstance(source, (list, tuple)) else [source]
-        if output is not None:
-            _refuse_input_as_output(output, [*inputs, model])
-        store = open_store(output, overwrite=overwrite) if output is not None else None
-        module, provenance = _network(model)
         with ExitStack() as opened:
             sources = open_sources(source)
             for each, original in zip(sources, inputs, strict=True):
                 if each is not original:  # a Source that was handed in stays the caller's
                     opened.callback(each.close)
-            if store is not None and len(sources) > 1:
-                raise ConfigError(
-                    f"output {output} is one file for {len(sources)} volumes; "
-                    "leave output out and save prediction.arrays, or run them one by one"
-                )
-            facts = {"source": sources[0].name, "versions": versions(), **provenance}
-            super().__init__(sources, module, config, store, facts)
+            self.paths = [] if output is None else _output_paths(output, sources)
+            for path in self.paths:
+                _refuse_input_as_output(path, [*inputs, model])
+            stores = [open_store(path, overwrite=overwrite) for path in self.paths]
+            module, provenance = _network(model)
+            facts = {"versions": versions(), **provenance}
+            super().__init__(sources, module, config, stores, facts)
             self._opened = opened.pop_all()
 
-    def read_labels(self, labels: Any) -> NDArray[Any]:
-        """Read the truth of a single volume, checked against the shape of the input.
+    def open_labels(self, labels: Any) -> list[Source]:
+        """Open the truth of every volume, checked against the prediction's shape.
 
         Parameters
         ----------
-        labels : path or array-like
-            (Z, Y, X), or (Y, X) for a 2-D image.
+        labels : path or array-like, or a list with one per volume
+            (Z, Y, X), or (Y, X) for a 2-D image; a channel each, or class numbers. As large as the
+            prediction, or as the input where only a region of it is predicted.
 
         Returns
         -------
-        ndarray, shape (Z, Y, X)
+        list of Source
+            Closed with the run.
 
         Raises
         ------
         ConfigError
-            If the shapes differ, or the run has several volumes.
+            If there are more or fewer than volumes.
+        SourceError
+            If one cannot be opened, or its shape does not fit.
         """
-        source = open_source(labels)
-        try:
-            volume = self.plan.volumes[0]
-            if len(self.plan.volumes) > 1 or source.shape != (1, *volume.grid.shape):
-                raise ConfigError(
-                    f"labels have shape {source.shape} (C, Z, Y, X); "
-                    f"they must be one volume of shape {(1, *volume.grid.shape)} like the input"
+        several = labels if isinstance(labels, (list, tuple)) else [labels]
+        if len(several) != len(self.plan.volumes):
+            raise ConfigError(
+                f"labels are {len(several)} for {len(self.plan.volumes)} volumes; give one each"
+            )
+        sources = open_sources(several)
+        for source, original, volume in zip(sources, several, self.plan.volumes, strict=True):
+            if source is not original:
+                self._opened.callback(source.close)
+            if spatial_shape(source) not in (volume.whole, volume.grid.shape):
+                raise SourceError(
+                    f"labels {source.name} have shape {spatial_shape(source)}; they must have "
+                    f"that of the prediction, {volume.whole} (Z, Y, X)"
                 )
-            truth: NDArray[Any] = read_patch(source, volume.box, "constant")[0]
-            return truth
-        finally:
-            if source is not labels:
-                source.close()
+        return sources
+
+    def scores(self, labels: Sequence[Source]) -> dict[str, float]:
+        """Return the metrics of what is predicted so far, over all volumes; see `open_labels`."""
+        metrics = VoxelMetrics(self.plan.config.threshold)
+        for vol_id, source in enumerate(labels):
+            if vol_id in self.failures and not self.progress(vol_id)[0]:
+                continue
+            volume, live = self.plan.volumes[vol_id], self.live[vol_id]
+            shift = volume.origin if spatial_shape(source) == volume.whole else (0, 0, 0)
+            for slab in Box.of_shape(volume.grid.shape).slabs(SLAB_VOXELS):
+                truth = read_patch(source, slab.shifted(shift), "constant")
+                metrics.update(live[:, *slab.slices], truth)
+        return metrics.compute()
 
     def close(self) -> None:
         """End the run now if it has not ended, and close the sources; results stay readable."""
@@ -162,8 +194,9 @@ def predict(
     ----------
     source, model, config, output, overwrite
         As in `InferenceRun`.
-    labels : path or array-like, optional
-        Truth of a single volume, (Z, Y, X), foreground where nonzero; gives `metrics`.
+    labels : path or array-like, or a list with one per volume, optional
+        Truth (Z, Y, X), foreground where nonzero; for a prediction of several channels as many
+        channels, or class numbers. Gives `metrics`.
     resume : bool
         Go on with a run that was cut off. Not possible yet: true is refused.
     progress : bool
@@ -172,6 +205,7 @@ def predict(
     Returns
     -------
     Prediction
+        Of several volumes, one that failed is in its `failures` and a warning names it.
 
     Raises
     ------
@@ -179,15 +213,47 @@ def predict(
         If the input, network, settings or output cannot be used.
     RunFailedError
         If the network or the disk fails later; with an output, what was done is kept there as a
-        partial result.
+        partial result. Of several volumes, only if all fail.
     """
     if resume:
         raise ConfigError("resume=True is not possible yet; leave it out to start anew")
     with InferenceRun(source, model, config, output, overwrite=overwrite) as run:
-        truth = None if labels is None else run.read_labels(labels)
+        truth = None if labels is None else run.open_labels(labels)
         drain(run, progress)
-        arrays = tuple(run.results())
-    return Prediction(arrays, None if truth is None else {"dice": dice(arrays[0], truth)})
+        for line in failure_lines(run):
+            warnings.warn(line, RuntimeWarning, stacklevel=2)
+        metrics = None if truth is None else run.scores(truth)
+        outputs = tuple(
+            {name: np.asarray(array) for name, array in run.outputs(vol_id).items()}
+            for vol_id in range(len(run.plan.volumes))
+        )
+        return Prediction(outputs, metrics, run.failures)
+
+
+def evaluate_files(
+    prediction: PathLike, labels: PathLike, threshold: float = 0.5, kind: Kind | None = None
+) -> dict[str, float]:
+    """Compare two volumes in files; see `metrics.evaluate`.
+
+    Raises
+    ------
+    SourceError
+        If one cannot be opened, or they do not fit each other.
+    """
+    with ExitStack() as opened:
+        sources = open_sources([prediction, labels])
+        for source in sources:
+            opened.callback(source.close)
+        predicted, truth = sources
+        return evaluate(predicted, truth, threshold, kind=kind)
+
+
+def failure_lines(run: Run) -> list[str]:
+    """Say in one line each which of several volumes failed, and why."""
+    return [
+        f"{run.plan.volumes[vol_id].name} failed: {one_line(error)}"
+        for vol_id, error in run.failures.items()
+    ]
 
 
 def drain(run: Run, progress: bool = True) -> None:
@@ -201,19 +267,41 @@ def drain(run: Run, progress: bool = True) -> None:
             total=run.total, unit=" patches", disable=not progress, dynamic_ncols=True
         ) as bar:
             for event in run:
+                bar.total = event.total
                 bar.update(event.done - bar.n)
-    except WriteError as error:
-        error.add_note(_rescue(run))
-        raise
+    finally:
+        for vol_id, error in run.failures.items():
+            if isinstance(error, WriteError):
+                error.add_note(_rescue(run, vol_id))
 
 
-def _rescue(run: Run) -> str:
-    path = Path(tempfile.gettempdir()) / f"napari-seamless-{os.getpid()}.h5"
+def _rescue(run: Run, vol_id: int) -> str:
+    path = Path(tempfile.gettempdir()) / f"napari-seamless-{os.getpid()}-{vol_id}.h5"
     try:
-        open_store(path, overwrite=True).write(run.live[0], run.metadata())
+        open_store(path, overwrite=True).write(run.outputs(vol_id), run.metadata(vol_id))
     except SeamlessError as error:
         return f"it could not be kept elsewhere either ({one_line(error)})"
     return f"the prediction is kept in {path}"
+
+
+def _output_paths(output: PathLike, sources: Sequence[Source]) -> list[Path]:
+    """Return where each volume's prediction is written."""
+    pattern = str(output)
+    paths = [
+        Path(pattern.replace("{name}", _short(source.name)).replace("{vol_id}", str(vol_id)))
+        for vol_id, source in enumerate(sources)
+    ]
+    if len(set(paths)) < len(paths):
+        raise ConfigError(
+            f"output {output} is one file for several of {len(sources)} volumes; "
+            "put {vol_id} or {name} into it, as in out_{vol_id}.h5"
+        )
+    return paths
+
+
+def _short(name: str) -> str:
+    """Return the part of a volume's name that a file may have: that of its own file."""
+    return Path(name.partition("::")[0]).stem.replace(" ", "_")
 
 
 def _refuse_input_as_output(output: PathLike, inputs: list[Any]) -> None:

@@ -4,6 +4,7 @@ The oracles are plain, slow and written from the published formulas, not from th
 float64, one patch after the other, every weight stored.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,16 +13,25 @@ import numpy as np
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from scipy import ndimage, signal
 from torch import nn
 
 from napari_seamless.engine.accumulator import BlendAccumulator
-from napari_seamless.engine.blending import build_window
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.grid import Box, PatchGrid
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
+from napari_seamless.engine.windows import build_window
 
-MODES = ("gaussian", "bump", "constant")
+MODES = (
+    "gaussian",
+    "bump",
+    "constant",
+    "hann",
+    "monai_gaussian",
+    "wu_bump",
+    "distance_transform",
+)
 OVERLAPS = (0.0, 0.25, 0.5, 0.75)
 RELATIVE = 1e-6
 """The project's promise; no test is looser."""
@@ -53,18 +63,64 @@ def positions_by_rule(shape, patch_size, overlap: float) -> list[tuple[int, int,
     return [(i, j, k) for i in z for j in y for k in x]
 
 
-def window_by_formula(patch_size, mode: str) -> np.ndarray:
-    """The window as PyTorch Connectomics 1.x defines it, by its formula in float64."""
-    if mode == "constant":
-        return np.ones(patch_size)
-    if mode == "gaussian":
-        axes = [np.linspace(-1, 1, n) if n > 1 else np.array([0.0]) for n in patch_size]
-        z, y, x = np.meshgrid(*axes, indexing="ij")
-        r = np.sqrt(z**2 + y**2 + x**2)
-        return 1e-4 + np.exp(-((r - 0.0) ** 2) / (2 * 0.2**2))
-    axes = [np.linspace(0, 1, n + 2)[1:-1] for n in patch_size]
-    d = -sum((u * (1 - u)) ** -1.5 for u in np.meshgrid(*axes, indexing="ij"))
+def _voxels(patch_size, axis_of):
+    """One coordinate array per axis, each of the shape of the patch."""
+    return np.meshgrid(*(axis_of(n) for n in patch_size), indexing="ij")
+
+
+def _gaussian(patch_size, sigma=0.2, mu=0.0, pytc_v1=False):
+    one_voxel = [-1.0] if pytc_v1 else [0.0]
+    axes = _voxels(patch_size, lambda n: np.linspace(-1, 1, n) if n > 1 else np.array(one_voxel))
+    r = np.sqrt(sum(u**2 for u in axes))
+    return 1e-4 + np.exp(-((r - mu) ** 2) / (2 * sigma**2))
+
+
+def _bump(patch_size, t=1.5):
+    axes = _voxels(patch_size, lambda n: np.linspace(0, 1, n + 2)[1:-1])
+    d = -sum((u * (1 - u)) ** -t for u in axes)
     return 1e-4 + np.exp(d - d.max())
+
+
+def _hann(patch_size):
+    return math.prod(_voxels(patch_size, lambda n: signal.windows.hann(n + 2)[1:-1]))
+
+
+def _monai_gaussian(patch_size, sigma_scale=0.125):
+    bells = (signal.windows.gaussian(n, sigma_scale * n) for n in patch_size)
+    weights = math.prod(np.meshgrid(*bells, indexing="ij"))
+    return np.maximum(weights, max(weights.min(), 1e-3))
+
+
+def _wu_bump(patch_size):
+    axes = _voxels(patch_size, lambda n: 2 * np.arange(1, n + 1) / (n + 1) - 1)
+    exponent = -sum(1 / (1 - u**2) for u in axes)
+    return np.exp(exponent - exponent.max())
+
+
+def _distance_transform(patch_size):
+    thick = [n for n in patch_size if n > 1]
+    if not thick:
+        return np.ones(patch_size)
+    box = np.pad(np.ones(thick, dtype=int), 1)
+    inside = ndimage.distance_transform_cdt(box)[(slice(1, -1),) * len(thick)]
+    return inside.reshape(patch_size).astype(float)
+
+
+FORMULAS = {
+    "gaussian": _gaussian,
+    "bump": _bump,
+    "constant": np.ones,
+    "hann": _hann,
+    "monai_gaussian": _monai_gaussian,
+    "wu_bump": _wu_bump,
+    "distance_transform": _distance_transform,
+}
+SEPARABLE = {"gaussian", "bump", "constant", "hann", "wu_bump"}
+
+
+def window_by_formula(patch_size, mode: str, **arguments) -> np.ndarray:
+    """The window by its published formula, voxel by voxel in float64."""
+    return FORMULAS[mode](patch_size, **arguments)
 
 
 class Reference:
@@ -124,7 +180,7 @@ class Layout:
 
     @property
     def grid(self) -> PatchGrid:
-        return PatchGrid(self.shape, self.patch_size, self.overlap)
+        return PatchGrid.regular(self.shape, self.patch_size, self.overlap)
 
     @property
     def positions(self) -> list[tuple[int, int, int]]:
@@ -252,25 +308,25 @@ class FakeStore:
     on_reserve: Exception | None = None
     on_write: Exception | None = None
     calls: list[str] = field(default_factory=list)
-    reserved: tuple[int, ...] | None = None
-    written: np.ndarray | None = None
+    reserved: int | None = None
+    written: dict[str, np.ndarray] | None = None
     metadata: Mapping[str, Any] | None = None
     watch: Any = None
     """Called at `reserve`."""
 
-    def reserve(self, shape) -> None:
+    def reserve(self, nbytes: int) -> None:
         self.calls.append("reserve")
-        self.reserved = shape
+        self.reserved = nbytes
         if self.watch is not None:
             self.watch()
         if self.on_reserve is not None:
             raise self.on_reserve
 
-    def write(self, prediction: Any, metadata: Mapping[str, Any]) -> None:
+    def write(self, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
         self.calls.append("write")
         if self.on_write is not None:
             raise self.on_write
-        self.written = np.array(prediction)
+        self.written = {name: np.array(array) for name, array in arrays.items()}
         self.metadata = dict(metadata)
 
 

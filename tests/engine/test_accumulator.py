@@ -52,7 +52,7 @@ def test_every_step_in_any_order_is_the_weighted_mean_of_the_patches_so_far(
     network = Ramps(layout.patch_size, channels)
     accumulator = accumulator_of(layout, mode)
     reference = Reference(layout.shape, layout.patch_size, mode, channels)
-    live = accumulator.live(channels)
+    live = accumulator.live(slice(0, channels))
     for done, index in enumerate(random.permutation(len(layout.positions)), start=1):
         start = layout.positions[index]
         patch = patch_of(volume, start, layout.patch_size)
@@ -80,7 +80,7 @@ def test_any_region_and_channels_agree_with_the_whole(data, layout, mode, seed):
     channels = data.draw(st.sampled_from([slice(0, 3), slice(0, 1), slice(1, 3), slice(2, 3)]))
     expected = reference.blended[channels, *box.slices]
     assert_blended(accumulator.partial(box, channels), expected)
-    assert_blended(accumulator.live(3)[channels, *box.slices], expected)
+    assert_blended(accumulator.live(slice(0, 3))[channels, *box.slices], expected)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -88,7 +88,7 @@ def test_any_region_and_channels_agree_with_the_whole(data, layout, mode, seed):
 def test_a_constant_stays_the_constant_at_every_step_and_corner(mode, overlap):
     layout = Layout((11, 17, 15), (8, 12, 9), overlap)
     accumulator = accumulator_of(layout, mode)
-    live = accumulator.live(1)
+    live = accumulator.live(slice(0, 1))
     prediction = torch.full((1, *layout.patch_size), 3.7)
     for index in np.random.default_rng(1).permutation(len(layout.grid)):
         accumulator.add(int(index), prediction)
@@ -114,7 +114,7 @@ def test_an_empty_region_is_an_empty_array(done, key, shape):
     accumulator = accumulator_of(Layout((4, 4, 6), (4, 4, 4), 0.5), "gaussian")
     for index in range(done):
         accumulator.add(index, torch.ones((1, 4, 4, 4)))
-    found = accumulator.live(1)[key]
+    found = accumulator.live(slice(0, 1))[key]
     assert (found.shape, found.dtype) == (shape, np.float32)
     assert accumulator.coverage()[1:1].shape == accumulator.weights()[1:1].shape == (0, 4, 6)
 
@@ -122,7 +122,7 @@ def test_an_empty_region_is_an_empty_array(done, key, shape):
 def test_before_the_first_patch_all_is_nan_and_weightless():
     layout = Layout((5, 6, 7), (4, 4, 4), 0.5)
     accumulator = accumulator_of(layout, "gaussian")
-    live = accumulator.live(2)
+    live = accumulator.live(slice(0, 2))
     assert live.shape == (2, 5, 6, 7)
     assert np.isnan(np.asarray(live)).all()
     assert_sums(accumulator, Reference(layout.shape, layout.patch_size, "gaussian"))
@@ -139,17 +139,17 @@ def test_negative_and_zero_predictions_are_neither_clamped_nor_taken_for_uncover
     zeros.add(0, torch.zeros((1, 4, 4, 4)))
     expected = np.zeros((1, 4, 4, 6))
     expected[..., 4:] = np.nan
-    np.testing.assert_array_equal(np.asarray(zeros.live(1)), expected)
+    np.testing.assert_array_equal(np.asarray(zeros.live(slice(0, 1))), expected)
 
 
 def test_a_patch_added_twice_is_refused_and_changes_nothing():
     layout = Layout((4, 4, 6), (4, 4, 4), 0.5)
     accumulator = accumulator_of(layout, "gaussian")
     accumulator.add(1, torch.ones((1, 4, 4, 4)))
-    before = np.asarray(accumulator.live(1)).copy()
+    before = np.asarray(accumulator.live(slice(0, 1))).copy()
     with pytest.raises(ValueError, match="patch 1 was added before"):
         accumulator.add(1, torch.full((1, 4, 4, 4), 9.0))
-    np.testing.assert_array_equal(np.asarray(accumulator.live(1)), before)
+    np.testing.assert_array_equal(np.asarray(accumulator.live(slice(0, 1))), before)
     assert accumulator.done == 1
     accumulator.add(0, torch.ones((1, 4, 4, 4)))
     np.testing.assert_allclose(accumulator.result(), 1, rtol=RELATIVE)
@@ -175,10 +175,10 @@ def test_a_finished_region_does_not_change_while_others_run():
     prediction = network(torch.ones((1, 1, 4, 4, 4)))[0]
     for index in (0, 1):
         accumulator.add(index, prediction)
-    first = np.asarray(accumulator.live(1)[:, :4])
+    first = np.asarray(accumulator.live(slice(0, 1))[:, :4])
     for index in (2, 3, 4):
         accumulator.add(index, prediction)
-        np.testing.assert_array_equal(accumulator.live(1)[:, :2], first[:, :2])
+        np.testing.assert_array_equal(accumulator.live(slice(0, 1))[:, :2], first[:, :2])
     np.testing.assert_array_equal(accumulator.result()[:, :2], first[:, :2])
 
 
@@ -223,7 +223,7 @@ def test_volumes_of_more_planes_than_are_normalised_at_once(mode):
         prediction = random.uniform(0.5, 2, (1, *layout.patch_size)).astype(np.float32)
         accumulator.add(index, torch.from_numpy(prediction))
         reference.add(layout.positions[index], prediction)
-        assert_blended(np.asarray(accumulator.live(1)), reference.blended)
+        assert_blended(np.asarray(accumulator.live(slice(0, 1))), reference.blended)
     assert_blended(accumulator.result(), reference.blended)
 
 
@@ -231,7 +231,7 @@ def test_readers_in_another_thread_never_see_half_a_patch():
     """Each value read while patches of a constant are added is that constant, or NaN."""
     layout = Layout((40, 48, 48), (32, 40, 40), 0.75)  # patches lie across several chunks
     accumulator = accumulator_of(layout, "gaussian")
-    live, coverage = accumulator.live(1), accumulator.coverage()
+    live, coverage = accumulator.live(slice(0, 1)), accumulator.coverage()
     prediction = torch.full((1, *layout.patch_size), 3.0)
     wrong: list[float] = []
     passes = 0
@@ -289,7 +289,7 @@ def test_a_patch_for_which_there_is_no_memory_is_not_half_added(monkeypatch):
         accumulator.add(0, prediction)
     monkeypatch.setattr(mmap, "mmap", real)
 
-    assert np.isnan(np.asarray(accumulator.live(1))).all()
+    assert np.isnan(np.asarray(accumulator.live(slice(0, 1)))).all()
     for index in range(2):
         accumulator.add(index, prediction)
     np.testing.assert_allclose(accumulator.result(), 1, rtol=1e-6)

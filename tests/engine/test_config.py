@@ -1,6 +1,8 @@
 import json
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from engine.helpers import MODES
@@ -77,13 +79,52 @@ def refusal(**settings) -> str:
         ({"batch_size": -4}, "batch_size -4 ", "greater than or equal to 1"),
         ({"batch_size": 2.0}, "batch_size 2.0 ", "integer"),
         ({"batch_size": True}, "batch_size True ", "integer"),
-        ({"blending": "triangle"}, "blending 'triangle' ", "'gaussian', 'bump' or 'constant'"),
-        ({"blending": None}, "blending None ", "'gaussian', 'bump' or 'constant'"),
-        ({"activation": "relu"}, "activation 'relu' ", "'none', 'sigmoid', 'softmax' or 'tanh'"),
-        ({"normalization": "log"}, "normalization 'log' ", "'none' or 'dtype'"),
+        ({"blending": "triangle"}, "blending 'triangle' ", "'gaussian', 'bump', "),
+        ({"blending": None}, "blending None ", "'gaussian', 'bump', "),
+        ({"activation": "relu"}, "activation 'relu' ", "none, sigmoid, softmax or tanh"),
+        ({"normalization": "log"}, "normalization 'log' ", "'none', 'dtype', "),
         ({"padding": "wrap"}, "padding 'wrap' ", "'reflect', 'edge' or 'constant'"),
-        ({"tta": "flips"}, "tta 'flips' ", "'none'"),
-        ({"output_scale": (1, 2, 1)}, "output_scale (1, 2, 1) ", "(1, 1, 1)"),
+        ({"tta": "flips"}, "tta 'flips' ", "none, flip:AXES"),
+        ({"tta": "flip:w"}, "tta 'flip:w' ", "none, flip:AXES"),
+        ({"tta_mode": "sum"}, "tta_mode 'sum' ", "mean, min, max or median"),
+        ({"output_scale": (1, 0, 1)}, "output_scale (1, 0, 1) ", "three positive fractions"),
+        ({"output_scale": (1, 1.2345, 1)}, "output_scale (1, 1.2345, 1) ", "denominators up to 64"),
+        ({"output_scale": ("1/3", 1, 1)}, "output_scale (1/3, 1, 1) ", "patch_size"),
+        ({"output_scale": ("a", 1, 1)}, "output_scale ('a', 1, 1) ", "three positive fractions"),
+        ({"overlap": (0.5, 0.5)}, "overlap (0.5, 0.5) ", "three of them (Z, Y, X)"),
+        ({"overlap": 128}, "overlap 128 ", "fewer than 8"),
+        ({"overlap": (2, 128, 0.5)}, "overlap 128 ", "fewer than 128"),
+        ({"overlap": (2, 1.0, 0.5)}, "overlap 1.0 ", "fewer than 128"),
+        ({"overlap": 2.5}, "overlap 2.5 ", "whole voxels"),
+        ({"grid": "random"}, "grid 'random' ", "'snap' or 'even'"),
+        ({"halo": (1, -1, 0)}, "halo (1, -1, 0) ", "three integers (Z, Y, X)"),
+        ({"region": "0:8,0:64"}, "region '0:8,0:64' ", "z0:z1,y0:y1,x0:x1"),
+        ({"region": "0:8,0:64,a:b"}, "region '0:8,0:64,a:b' ", "z0:z1,y0:y1,x0:x1"),
+        ({"region": "0:8,9:9,0:64"}, "region ((0, 8), (9, 9), (0, 64)) ", "larger than its start"),
+        ({"planes": "w"}, "planes 'w' ", "'zyx'"),
+        ({"activation": "0:3=relu"}, "activation '0:3=relu' ", "none, sigmoid, softmax or tanh"),
+        ({"normalization": "fixed"}, "mean_std None ", "(mean, std)"),
+        ({"mean_std": (0, 1)}, "mean_std (0.0, 1.0) ", "normalization 'fixed'"),
+        (
+            {"normalization": "fixed", "mean_std": (0, 0)},
+            "mean_std (0.0, 0.0) ",
+            "deviation must be above 0",
+        ),
+        ({"percentiles": (99, 1)}, "percentiles (99.0, 1.0) ", "two that rise"),
+        ({"percentiles": (-1, 99)}, "percentiles (-1.0, 99.0) ", "[0, 100]"),
+        ({"mc_samples": 4}, "mc_samples 4 ", "do_eval=False"),
+        ({"spread": True}, "spread True ", "needs variants"),
+        ({"offsets": [[0, 1]]}, "offsets [[0, 1]] ", "(z, y, x)"),
+        (
+            {"offsets": [[0, 1, 0]], "tta": "turn:yx"},
+            "offset (0, 1, 0) of channel 0 ",
+            "no channel has",
+        ),
+        ({"vectors": [[0, 1]]}, "vectors [[0, 1]] ", "(Z, Y, X)"),
+        ({"vectors": [[0, 1, 1]]}, "(0, 1, 1)", "a channel of its own"),
+        ({"output_dtype": "int8"}, "output_dtype 'int8' ", "'uint16'"),
+        ({"intensity_scale": 0}, "intensity_scale 0 ", "greater than 0"),
+        ({"labelling": "watershed"}, "labelling 'watershed' ", "'threshold'"),
         ({"do_eval": "maybe"}, "do_eval 'maybe' ", "boolean"),
         ({"device": "gpu"}, "device 'gpu' ", "auto, cpu, cuda, cuda:N or mps"),
         ({"device": "cuda:"}, "device 'cuda:' ", "auto, cpu, cuda, cuda:N or mps"),
@@ -102,8 +143,8 @@ def test_a_bad_value_is_named_in_one_line_with_what_is_allowed(settings, named, 
 
 
 def test_two_bad_values_are_both_named_in_one_line():
-    message = refusal(overlap=2, batch_size=0)
-    assert "overlap 2 " in message
+    message = refusal(overlap=-2, batch_size=0)
+    assert "overlap -2 " in message
     assert "batch_size 0 " in message
     assert "\n" not in message
 
@@ -120,7 +161,7 @@ def test_a_config_error_is_a_value_error():
 
 def test_defaults_are_those_of_the_contract():
     config = InferenceConfig(patch_size=PATCH)
-    assert config.model_dump() == {
+    settings = {
         "patch_size": PATCH,
         "overlap": 0.5,
         "blending": "gaussian",
@@ -133,6 +174,7 @@ def test_defaults_are_those_of_the_contract():
         "batch_size": 1,
         "device": "auto",
     }
+    assert {name: getattr(config, name) for name in settings} == settings
 
 
 @pytest.mark.parametrize("overlap", [0, 0.0, 0.25, 0.999])
@@ -156,14 +198,32 @@ def test_a_list_of_three_numbers_is_a_patch_size():
 
 OTHER_THAN_DEFAULT = {
     "patch_size": (4, 5, 6),
-    "overlap": 0.25,
-    "blending": "bump",
-    "activation": "softmax",
-    "normalization": "none",
+    "overlap": (0.25, 1, 2),
+    "grid": "even",
+    "halo": (0, 2, 3),
+    "region": ((0, 8), (1, 9), (2, 10)),
     "padding": "edge",
+    "blending": "bump",
+    "blending_arguments": {"t": 2.0},
+    "planes": "zyx",
+    "output_scale": ("1/2", 2, "2/3"),
+    "head": "membrane",
+    "activation": "0:1=softmax,1:2=tanh",
+    "blend_logits": True,
+    "normalization": "fixed",
+    "percentiles": (0.5, 99.5),
+    "mean_std": (0.5, 0.25),
     "do_eval": False,
-    "output_scale": (1, 1, 1),
-    "tta": "none",
+    "mc_samples": 5,
+    "tta": "flip:yx+turn:yx",
+    "tta_mode": "0:1=median",
+    "spread": True,
+    "offsets": ((0, 1, 0), (0, 0, 1), None, None),
+    "vectors": ((None, 2, 3),),
+    "output_dtype": "uint8",
+    "intensity_scale": 100.0,
+    "labelling": "argmax",
+    "threshold": 0.25,
     "batch_size": 3,
     "device": "cuda:1",
 }
@@ -173,11 +233,30 @@ def test_json_and_back_is_the_same_config():
     config = InferenceConfig(**OTHER_THAN_DEFAULT)
     text = config.to_json()
     assert InferenceConfig.from_json(text) == config
-    assert json.loads(text) == {
-        **OTHER_THAN_DEFAULT,
-        "patch_size": [4, 5, 6],
-        "output_scale": [1, 1, 1],
-    }
+    assert json.loads(text) == json.loads(json.dumps(OTHER_THAN_DEFAULT))
+
+
+def test_every_setting_is_tried_in_json_and_explained():
+    assert set(OTHER_THAN_DEFAULT) == set(InferenceConfig.model_fields)
+    default = InferenceConfig(patch_size=PATCH)
+    for name, field in InferenceConfig.model_fields.items():
+        assert field.description, name
+        assert getattr(InferenceConfig(**OTHER_THAN_DEFAULT), name) != getattr(default, name)
+
+
+@pytest.mark.parametrize("scale", [0.5, "1/2", Fraction(1, 2)])
+def test_a_scale_is_any_way_of_writing_a_fraction(scale):
+    assert InferenceConfig(patch_size=PATCH, output_scale=(scale, 2, 1)).output_scale == (
+        Fraction(1, 2),
+        2,
+        1,
+    )
+
+
+def test_overlaps_are_shares_or_voxels():
+    assert InferenceConfig(patch_size=PATCH, overlap=(1, 0.5, 16)).overlap == (1, 0.5, 16)
+    assert InferenceConfig(patch_size=PATCH, overlap=np.int64(4)).overlap == 4
+    assert InferenceConfig(patch_size=PATCH, overlap=[0, 0, 0]).overlap == (0, 0, 0)
 
 
 def test_json_overlap_survives_bit_by_bit():

@@ -40,7 +40,7 @@ AXES = [
 def test_starts_along_each_axis(axis, size, patch, overlap, starts):
     shape, patch_size = [1, 1, 1], [1, 1, 1]
     shape[axis], patch_size[axis] = size, patch
-    found = [s.tolist() for s in PatchGrid(tuple(shape), tuple(patch_size), overlap).starts]
+    found = [s.tolist() for s in PatchGrid.regular(tuple(shape), tuple(patch_size), overlap).starts]
     expected = [[0], [0], [0]]
     expected[axis] = starts
     assert found == expected
@@ -55,7 +55,7 @@ def test_stride_is_rounded_down_to_one_at_least(patch, overlap, stride):
 
 
 def test_patches_are_in_raster_order_with_x_fastest():
-    grid = PatchGrid((2, 5, 6), (4, 4, 3), 0.25)
+    grid = PatchGrid.regular((2, 5, 6), (4, 4, 3), 0.25)
     expected = [(-1, y, x) for y in (0, 1) for x in (0, 2, 3)]
     assert grid.counts == (1, 2, 3)
     assert len(grid) == 6
@@ -114,7 +114,7 @@ def test_touching_agrees_with_brute_force(data, layout):
 
 @pytest.mark.parametrize("index", [-1, 27, 1000])
 def test_an_index_outside_the_grid_is_refused(index):
-    grid = PatchGrid((8, 8, 8), (4, 4, 4), 0.5)
+    grid = PatchGrid.regular((8, 8, 8), (4, 4, 4), 0.5)
     with pytest.raises(IndexError, match=rf"patch {index} .* 27 patches"):
         grid[index]
 

@@ -72,7 +72,7 @@ def test_a_plan_holds_every_volume_with_its_own_grid():
         (1, "v1", (1, 4, 10, 2), np.uint8, (4, 10, 2), (1, 4, 1)),
         (2, "v2", (1, 1, 5, 4), np.uint8, (1, 5, 4), (1, 2, 1)),
     ]
-    assert [v.box.stop for v in plan.volumes] == [(8, 8, 8), (4, 10, 2), (1, 5, 4)]
+    assert [v.region.stop for v in plan.volumes] == [(8, 8, 8), (4, 10, 2), (1, 5, 4)]
     assert plan.patches == 27 + 4 + 2
     assert plan.window.matrix.shape == (4, 4, 4)
     assert plan.window.matrix[0, 0, 0] < plan.window.matrix[1, 1, 1]

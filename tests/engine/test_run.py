@@ -63,7 +63,7 @@ class WatchedRun(Run):
 def run_of(network: nn.Module, layout=LAYOUT, volume=None, store=None, **settings) -> WatchedRun:
     source = RecordingSource(positive_volume(layout.shape) if volume is None else volume)
     config = config_of(layout.patch_size, overlap=layout.overlap, **settings)
-    run = WatchedRun([source], network, config, store)
+    run = WatchedRun([source], network, config, [store] if store else [])
     run.source = source
     return run
 
@@ -536,7 +536,7 @@ def test_cancel_ends_before_the_next_batch_and_keeps_what_is_done():
     assert_blended(np.asarray(run.live[0]), expected)
     assert_blended(run.results()[0], expected)
     assert store.calls == ["reserve", "write"]
-    assert_blended(store.written, expected)
+    assert_blended(store.written["main"], expected)
     assert (store.metadata["status"], store.metadata["done"], store.metadata["total"]) == (
         "partial", 6, 27
     )  # fmt: skip
@@ -649,7 +649,7 @@ def test_close_in_the_middle_keeps_what_is_done_and_writes_it_once():
         next(run)
     assert run.status == "partial"
     assert store.calls == ["reserve", "write"]
-    assert_blended(store.written, partial_of(LAYOUT.positions[:5], network))
+    assert_blended(store.written["main"], partial_of(LAYOUT.positions[:5], network))
     assert (store.metadata["status"], store.metadata["done"]) == ("partial", 5)
     run.close()
     assert list(run) == []
@@ -748,7 +748,7 @@ def test_a_network_that_fails_later_keeps_what_was_done():
     assert_blended(np.asarray(run.live[0]), expected)
     assert_blended(run.results()[0], expected)
     assert store.calls == ["reserve", "write"]
-    assert_blended(store.written, expected)
+    assert_blended(store.written["main"], expected)
     assert (store.metadata["status"], store.metadata["done"]) == ("failed", 8)
     assert list(run) == []
 
@@ -756,9 +756,8 @@ def test_a_network_that_fails_later_keeps_what_was_done():
 @pytest.mark.parametrize(
     ("function", "error"),
     [
-        (lambda x: x[..., :-1], ModelError),
         (lambda x: x[:1], ModelError),
-        (lambda x: (x,), ModelError),
+        (lambda x: (x, None), ModelError),
         (lambda x: x * torch.nan, PredictionError),
         (lambda x: x / 0, PredictionError),
     ],
@@ -879,7 +878,7 @@ def test_a_complete_run_is_written_once_with_its_metadata():
     config = config_of((4, 4, 4), batch_size=10)
     volume = positive_volume((8, 8, 8))
     provenance = {"checkpoint": "net.pt", "sha256": "abc"}
-    run = Run([ArraySource(volume)], Ramps((4, 4, 4), 2), config, store, provenance)
+    run = Run([ArraySource(volume)], Ramps((4, 4, 4), 2), config, [store], provenance)
     states = []
     store.watch = lambda: states.append(
         (run.done, int(np.asarray(run.coverage[0]).max()), list(store.calls))
@@ -887,15 +886,17 @@ def test_a_complete_run_is_written_once_with_its_metadata():
     for event in run:
         assert store.calls == ["reserve"], event
     assert states == [(0, 0, ["reserve"])]  # room is made before any patch is blended
-    assert store.reserved == (2, 8, 8, 8)
+    assert store.reserved == 2 * 8 * 8 * 8 * 4
     assert store.calls == ["reserve", "write"]
-    np.testing.assert_array_equal(store.written, run.results()[0])
-    assert not np.isnan(store.written).any()
+    np.testing.assert_array_equal(store.written["main"], run.results()[0])
+    assert not np.isnan(store.written["main"]).any()
     expected = {
         "status": "complete",
         "done": 27,
         "total": 27,
         "config": config.model_dump(mode="json"),
+        "source": "the volume",
+        "heads": ["0"],
         "checkpoint": "net.pt",
         "sha256": "abc",
     }

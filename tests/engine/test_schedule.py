@@ -7,7 +7,7 @@ from engine.helpers import boxes, layouts, properties
 from napari_seamless.engine.grid import Box, PatchGrid
 from napari_seamless.engine.schedule import Schedule
 
-GRID = PatchGrid((8, 8, 8), (4, 4, 4), 0.5)  # 27 patches, starts 0, 2, 4
+GRID = PatchGrid.regular((8, 8, 8), (4, 4, 4), 0.5)  # 27 patches, starts 0, 2, 4
 
 
 def in_order(layout_positions, patch_size, box, waiting) -> list[int]:
@@ -46,7 +46,7 @@ def test_a_focus_on_one_corner_worked_out_by_hand():
 
 
 def test_a_focus_on_a_plane_worked_out_by_hand():
-    schedule = Schedule(PatchGrid((8, 4, 12), (4, 4, 4), 0.0))  # z: 0, 4; x: 0, 4, 8
+    schedule = Schedule(PatchGrid.regular((8, 4, 12), (4, 4, 4), 0.0))  # z: 0, 4; x: 0, 4, 8
     schedule.focus(Box((5, 0, 4), (6, 4, 12)))  # plane 5; its centre lies between the last two
     assert schedule.take(6) == [4, 5, 0, 1, 2, 3]
 

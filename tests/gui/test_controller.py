@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image
+from napari.layers import Image, Labels
 from napari.utils import progress
 
 import networks
@@ -30,6 +30,14 @@ class FakeForm:
         self.states: list[str] = []
         self.said: list[tuple[str, bool]] = []
         self.where: Path | None = None
+        self.labels: Labels | None = None
+        self.scores: list[dict[str, float]] = []
+
+    def truth(self) -> Labels | None:
+        return self.labels
+
+    def show_scores(self, scores) -> None:
+        self.scores.append(dict(scores))
 
     def request(self) -> Request:
         if self.refusal:

@@ -11,7 +11,7 @@ from napari_seamless.gui.view import shown_box
 
 
 def test_the_lines_of_a_plane_are_the_faces_of_all_patches_once():
-    grid = PatchGrid((4, 6, 10), (4, 4, 4), 0.5)  # Y starts 0, 2; X starts 0, 2, 4, 6
+    grid = PatchGrid.regular((4, 6, 10), (4, 4, 4), 0.5)  # Y starts 0, 2; X starts 0, 2, 4, 6
     lines = grid_lines(grid, 0, 3)
 
     along_y = lines[lines[:, 1, 1] > 0]
@@ -24,13 +24,13 @@ def test_the_lines_of_a_plane_are_the_faces_of_all_patches_once():
 
 
 def test_the_lattice_has_a_line_per_crossing_of_faces():
-    grid = PatchGrid((4, 6, 10), (4, 4, 4), 0.5)  # faces: 2 in Z, 4 in Y, 6 in X
+    grid = PatchGrid.regular((4, 6, 10), (4, 4, 4), 0.5)  # faces: 2 in Z, 4 in Y, 6 in X
 
     assert len(grid_lines(grid, None, 0)) == 4 * 6 + 2 * 6 + 2 * 4
 
 
 def test_ten_thousand_patches_need_few_lines():
-    grid = PatchGrid((80, 1000, 1000), (16, 64, 64), 0.5)
+    grid = PatchGrid.regular((80, 1000, 1000), (16, 64, 64), 0.5)
     assert len(grid) > 8_000
 
     assert len(grid_lines(grid, 0, 0)) < 100

@@ -13,7 +13,7 @@ import math
 import mmap
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 
 from napari_seamless.engine.blending import Window, coverage_array, weight_sum, weights_array
 from napari_seamless.engine.grid import Box, PatchGrid, Triple
-from napari_seamless.engine.lazy import LazyArray
+from napari_seamless.engine.lazy import LazyArray, Ranges
+
+Finish = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""What is done to blended values (C, z, y, x) of all channels; NaN must stay NaN."""
 
 PIECE_VOXELS = 1 << 20
 """Voxels normalised at a time, which bounds their float64 weights to 8 MiB."""
@@ -37,6 +40,10 @@ class BlendAccumulator:
         The patches of the volume.
     window : Window
         Weights of every patch.
+    finish : callable, optional
+        Applied once to every blended voxel, in results and in partial views alike.
+    is_share : bool
+        The patches are shared with other processes: chunks stay open until `adopt`.
 
     Notes
     -----
@@ -47,9 +54,18 @@ class BlendAccumulator:
     at every voxel a reader divides the sum of some patches by the weights of just those patches.
     """
 
-    def __init__(self, grid: PatchGrid, window: Window) -> None:
+    def __init__(
+        self,
+        grid: PatchGrid,
+        window: Window,
+        finish: Finish | None = None,
+        *,
+        is_share: bool = False,
+    ) -> None:
         self._grid = grid
         self._window = window
+        self._apply = finish
+        self._is_share = is_share
         self._matrix = torch.from_numpy(window.matrix)
         self._volume = Box.of_shape(grid.shape)
         self._done = np.zeros(grid.counts, dtype=bool)
@@ -88,8 +104,7 @@ class BlendAccumulator:
         cell = np.unravel_index(index, self._grid.counts)
         if self._done[cell]:
             raise ValueError(f"patch {index} was added before; each patch is blended once")
-        if not len(self._output):
-            self._output = np.empty((len(prediction), *self._grid.shape), dtype=np.float32)
+        self._reserve(len(prediction))
         patch = self._grid[index]
         target = patch.intersection(self._volume)
         weighted = prediction * self._matrix
@@ -98,14 +113,17 @@ class BlendAccumulator:
             opened = [self._sums_of(i) for i in touched]  # out of memory here, nothing is added
             for i, sums in zip(touched, opened, strict=True):
                 common = self._chunks[i].intersection(target)
-                place = sums[:, *_within(common, self._chunks[i])]
-                place.add_(weighted[:, *_within(common, patch)])
+                place = sums[:, *common.within(self._chunks[i])]
+                place.add_(weighted[:, *common.within(patch)])
                 self._missing[i] -= 1
             self._done[cell] = True
-        for i in touched:
-            if not self._missing[i]:
-                self._finish(i)
+        if not self._is_share:
+            self._finish_complete(touched)
         return target
+
+    def __contains__(self, index: int) -> bool:
+        """Whether a patch was added."""
+        return bool(self._done[np.unravel_index(index, self._grid.counts)])
 
     def partial(self, box: Box, channels: slice) -> NDArray[np.float32]:
         """Return weighted sum / weight sum over the patches done so far; NaN where none has been.
@@ -123,19 +141,25 @@ class BlendAccumulator:
         """
         region = np.full((channels.stop - channels.start, *box.shape), np.nan, np.float32)
         for i in self._touched(box):
-            for piece in _pieces(self._chunks[i].intersection(box)):
-                with self._lock:
-                    sums = self._copy_of(i, piece, channels)
-                    done = self._done.copy()
-                if sums is None:
-                    continue
-                target = region[:, *_within(piece, box)]
-                if sums.dtype == np.float32:  # the chunk is finished
-                    target[...] = sums
-                else:
-                    weights = weight_sum(self._grid, self._window, done, piece)
-                    np.divide(sums, weights, out=target, where=weights > 0, casting="same_kind")
+            for piece in self._chunks[i].intersection(box).slabs(PIECE_VOXELS):
+                values = self._partial_piece(i, piece, channels)
+                if values is not None:
+                    region[:, *piece.within(box)] = values
         return region
+
+    def _partial_piece(self, i: int, piece: Box, channels: slice) -> NDArray[np.float32] | None:
+        """Return what is known of a piece of chunk `i`; None if no patch touched the chunk."""
+        needed = slice(None) if self._apply else channels
+        with self._lock:
+            is_open = i in self._open
+            sums = self._copy_of(i, piece, needed if is_open else channels)
+            done = self._done.copy()
+        if sums is None or not is_open:
+            return sums
+        weights = weight_sum(self._grid, self._window, done, piece)
+        blended = np.full(sums.shape, np.nan, np.float32)
+        np.divide(sums, weights, out=blended, where=weights > 0, casting="same_kind")
+        return self._apply(blended)[channels] if self._apply else blended
 
     def result(self) -> NDArray[np.float32]:
         """Return the finished prediction (C, Z, Y, X), the accumulator's own memory.
@@ -151,10 +175,60 @@ class BlendAccumulator:
             )
         return self._output
 
-    def live(self, channels: int) -> LazyArray:
-        """Return the partial prediction: float32 array-like (C, Z, Y, X), NaN where uncovered."""
-        shape = (channels, *self._grid.shape)
-        return LazyArray(shape, np.float32, lambda key: self.partial(Box.of(key[1:]), key[0]))
+    def live(self, channels: slice) -> LazyArray:
+        """Return some channels of the partial prediction; NaN where uncovered.
+
+        Parameters
+        ----------
+        channels : slice
+            With explicit start and stop.
+
+        Returns
+        -------
+        LazyArray of float32, shape (C, Z, Y, X)
+        """
+        first = channels.start
+
+        def read(key: Ranges) -> NDArray[np.float32]:
+            wanted = slice(first + key[0].start, first + key[0].stop)
+            return self.partial(Box.of(key[1:]), wanted)
+
+        shape = (channels.stop - first, *self._grid.shape)
+        return LazyArray(shape, np.float32, read)
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks."""
+        return len(self._chunks)
+
+    @property
+    def patches_done(self) -> NDArray[np.bool_]:
+        """Which patches are in, shape ``grid.counts``; a copy."""
+        return self._done.copy()
+
+    def sums(self, i: int, channels: int) -> torch.Tensor:
+        """Return the open sums of chunk `i`, float64 (C, z, y, x), for others to add theirs to.
+
+        For processes that share the patches of a volume: when all have added their sums, `adopt`
+        says of which patches.
+        """
+        self._reserve(channels)
+        return self._sums_of(i)
+
+    def adopt(self, done: NDArray[np.bool_]) -> None:
+        """Count patches whose weighted predictions were added to `sums`; finish what is complete.
+
+        Parameters
+        ----------
+        done : bool array, shape ``grid.counts``
+            All patches that are in now. Each must have been added by one process only.
+        """
+        with self._lock:
+            self._done |= done
+            for i, chunk in enumerate(self._chunks):
+                near = self._done[self._grid.touching(chunk)]
+                self._missing[i] = near.size - int(np.count_nonzero(near))
+        self._finish_complete(list(self._open))
 
     def weights(self) -> LazyArray:
         """Return the weight sum so far as a float32 array-like (Z, Y, X)."""
@@ -180,18 +254,30 @@ class BlendAccumulator:
     def _copy_of(self, i: int, piece: Box, channels: slice) -> NDArray[np.floating] | None:
         """Copy a piece of chunk `i`: finished values, open sums, or None if no patch touched it."""
         if i in self._open:
-            return self._open[i].numpy()[channels, *_within(piece, self._chunks[i])].copy()
+            return self._open[i].numpy()[channels, *piece.within(self._chunks[i])].copy()
         if self._missing[i]:
             return None
         return self._output[channels, *piece.slices].copy()
 
+    def _reserve(self, channels: int) -> None:
+        if not len(self._output):
+            self._output = np.empty((channels, *self._grid.shape), dtype=np.float32)
+
+    def _finish_complete(self, chunks: list[int]) -> None:
+        for i in chunks:
+            if not self._missing[i]:
+                self._finish(i)
+
     def _finish(self, i: int) -> None:
         """Normalise chunk `i` into the output; its sums are final, so readers need not wait."""
         sums = self._open[i].numpy()
-        for piece in _pieces(self._chunks[i]):
+        for piece in self._chunks[i].slabs(PIECE_VOXELS):
             weights = weight_sum(self._grid, self._window, self._done, piece)
-            inside = sums[:, *_within(piece, self._chunks[i])]
-            np.divide(inside, weights, out=self._output[:, *piece.slices], casting="same_kind")
+            inside = sums[:, *piece.within(self._chunks[i])]
+            target = self._output[:, *piece.slices]
+            np.divide(inside, weights, out=target, casting="same_kind")
+            if self._apply:
+                target[...] = self._apply(np.ascontiguousarray(target))
         with self._lock:
             del self._open[i]
 
@@ -219,19 +305,3 @@ def _chunks(shape: Triple, z_edges: list[int], y_edges: list[int]) -> list[Box]:
         for z, z_stop in pairwise([*z_edges, depth])
         for y, y_stop in pairwise([*y_edges, height])
     ]
-
-
-def _pieces(box: Box) -> Iterator[Box]:
-    """Cut a box into runs of whole planes of about `PIECE_VOXELS` voxels, one plane at least."""
-    if box.is_empty:
-        return
-    planes = max(1, PIECE_VOXELS // (box.shape[1] * box.shape[2]))
-    (_, y, x), (end, *plane_end) = box.start, box.stop
-    for first in range(box.start[0], end, planes):
-        yield Box((first, y, x), (min(first + planes, end), plane_end[0], plane_end[1]))
-
-
-def _within(box: Box, frame: Box) -> tuple[slice, slice, slice]:
-    """Return the slices of `box` in an array that holds just the voxels of `frame`."""
-    z, y, x = frame.start
-    return box.shifted((-z, -y, -x)).slices

@@ -2,18 +2,41 @@
 
 import json
 import operator
+from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
-from napari_seamless.engine.blending import WINDOWS
+from napari_seamless.engine.channels import PerChannel, parse_ranges
 from napari_seamless.engine.errors import ConfigError
+from napari_seamless.engine.grid import Box, Overlap, Spacing, stride_of
+from napari_seamless.engine.tta import COMBINATIONS, Directions, Transform, transforms_of
+from napari_seamless.engine.windows import WINDOWS
 
-Blending = Literal["gaussian", "bump", "constant"]
-Activation = Literal["none", "sigmoid", "softmax", "tanh"]
-Normalization = Literal["none", "dtype"]
+Blending = Literal[
+    "gaussian", "bump", "constant", "hann", "monai_gaussian", "wu_bump", "distance_transform"
+]
+Normalization = Literal["none", "dtype", "minmax", "percentile", "zscore", "fixed"]
 Padding = Literal["reflect", "edge", "constant"]
-TestTimeAugmentation = Literal["none"]
+Planes = Literal["auto", "none", "z", "y", "x", "zyx"]
+Labelling = Literal["none", "argmax", "threshold"]
+OutputDtype = Literal["float32", "float16", "uint8", "uint16"]
+
+ACTIVATIONS = ("none", "sigmoid", "softmax", "tanh")
+TTA_CHOICES = ("none", "flip:x", "flip:yx", "flip:zyx", "flip:yx+turn:yx", "flip:zyx+turn:yx")
+"""What a form offers; `transforms_of` knows more."""
+FINEST_SCALE = 64
+"""Largest denominator of an output scale."""
 
 
 def _whole(value: Any) -> int:
@@ -23,58 +46,169 @@ def _whole(value: Any) -> int:
     return operator.index(value)
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # True would otherwise pass as 1
+    if isinstance(value, (int, float)) and value < 0:
+        raise ValueError("must not be negative")
+    return operator.index(value) if hasattr(value, "__index__") else value
+
+
+def _three_numbers(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_number(each) for each in value)
+    if value == 1:  # in a triple 1 is a voxel; alone it would be read as the whole patch
+        raise ValueError("must be below 1")
+    return _number(value)
+
+
+def _fraction(value: Any) -> Fraction:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    exact = Fraction(value)
+    near = exact.limit_denominator(FINEST_SCALE)
+    if near <= 0 or abs(near - exact) > 1e-6 * near:
+        raise ValueError("must be a positive fraction")
+    return near
+
+
+def _spans(value: Any) -> Any:
+    """Take "0:8,0:512,0:512" for ((0, 8), (0, 512), (0, 512))."""
+    spans = value.split(",") if isinstance(value, str) else value
+    if isinstance(spans, (list, tuple)):
+        return tuple(_span(span) for span in spans)
+    return spans
+
+
+def _span(span: Any) -> Any:
+    return tuple(int(end) for end in span.split(":")) if isinstance(span, str) else span
+
+
 Voxels = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Margin = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Offset = tuple[
+    Annotated[int, BeforeValidator(_whole)],
+    Annotated[int, BeforeValidator(_whole)],
+    Annotated[int, BeforeValidator(_whole)],
+]
+Channel = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Vector = tuple[Channel | None, Channel | None, Channel | None]
+Span = tuple[Margin, Voxels]
+AxisScale = Annotated[
+    Fraction,
+    BeforeValidator(_fraction),
+    PlainSerializer(lambda value: str(value) if value.denominator > 1 else value.numerator),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]}),
+]
 
 
 class InferenceConfig(BaseModel):
     """Everything that decides the numbers of a run, apart from the volume and the network.
 
-    Attributes
-    ----------
-    patch_size : tuple of int
-        Voxels of the model input, (Z, Y, X); a 2-D image has Z = 1.
-    overlap : float
-        Share of the patch that neighbours have in common, in [0, 1).
-    blending : {"gaussian", "bump", "constant"}
-        Window that weights each patch before it is added.
-    activation : {"none", "sigmoid", "softmax", "tanh"}
-        Applied to the network's output of each patch before blending; softmax runs over channels.
-    normalization : {"none", "dtype"}
-        What is done to the input: nothing, or unsigned integers divided by their type's largest
-        value (floats stay as they are).
-    padding : {"reflect", "edge", "constant"}
-        What fills a patch where the volume is smaller than it (constant is 0).
-    do_eval : bool
-        Put the network in evaluation mode. If false its dropout stays active; batch-norm
-        statistics are never changed.
-    output_scale : tuple of int
-        Output voxels per input voxel, (Z, Y, X).
-    tta : {"none"}
-        Test-time augmentation.
-    batch_size : int
-        Patches per call of the network.
-    device : str
-        "auto" (a GPU if there is one), "cpu", "cuda", "cuda:N" or "mps".
-
     Raises
     ------
     ConfigError
-        If a value is out of range; one line names the value and what is allowed.
+        If a value is out of range, or values do not fit each other; one line names the value and
+        what is allowed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     patch_size: tuple[Voxels, Voxels, Voxels]
-    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    blending: Blending = "gaussian"
-    activation: Activation = "none"
-    normalization: Normalization = "dtype"
+    """Voxels of the model input, (Z, Y, X); a 2-D image has Z = 1."""
+    overlap: Annotated[
+        Overlap | tuple[Overlap, Overlap, Overlap], BeforeValidator(_three_numbers)
+    ] = 0.5
+    """What neighbours have in common, for all axes or per axis (Z, Y, X): a float in [0, 1) is
+    a share of the patch, an integer from 1 on is voxels (from 2 on where it stands alone).
+    """
+    grid: Spacing = "snap"
+    """How patches are spaced: constant stride with the last patch shifted back inside, or
+    evenly.
+    """
+    halo: tuple[Margin, Margin, Margin] = (0, 0, 0)
+    """Context in voxels (Z, Y, X) on each side of a patch: fed to the network, cut off its
+    output, never blended. The network's input is `patch_size + 2 * halo`.
+    """
+    region: Annotated[tuple[Span, Span, Span] | None, BeforeValidator(_spans)] = None
+    """Part of the volume to predict, (Z, Y, X), also as text "z0:z1,y0:y1,x0:x1". It equals the
+    crop of the full result: the same patches run, those that touch it.
+    """
     padding: Padding = "reflect"
+    """What fills a patch and its halo outside the volume (constant is 0)."""
+    blending: Blending = "gaussian"
+    """Window that weights each patch before it is added: gaussian, bump, constant, hann,
+    monai_gaussian, wu_bump or distance_transform.
+    """
+    blending_arguments: Mapping[str, Any] = Field(default_factory=dict)
+    """Arguments of the window, for example `{"sigma": 0.3}`."""
+    planes: Planes = "auto"
+    """For 2-D networks: the axis along which planes are taken one by one, or "zyx" for all
+    three ways, averaged. "auto" takes z for a network of 2-D convolutions and is "none" (3-D)
+    for others.
+    """
+    output_scale: tuple[AxisScale, AxisScale, AxisScale] = (Fraction(1), Fraction(1), Fraction(1))
+    """Output voxels per input voxel, (Z, Y, X): 2, 0.5, "2/3"."""
+    head: str | None = None
+    """Which head is shown and written as the prediction where a network returns a tuple, list
+    (named "0", "1", ...) or dict of them; the first by default. All heads are blended.
+    """
+    activation: str = "none"
+    """none, sigmoid, softmax (over channels) or tanh; or per half-open range of channels,
+    "0:3=sigmoid,3:4=tanh", others staying as they are. With several heads, ranges count the
+    channels of all of them.
+    """
+    blend_logits: bool = False
+    """Apply the activation after blending, on the finished voxel, and not to each patch before."""
+    normalization: Normalization = "dtype"
+    """What is done to the input, with statistics of each channel of the whole volume. "none";
+    "dtype": unsigned integers divided by their type's largest value, floats as they are;
+    "minmax"; "percentile" (to 0 and 1, not clipped); "zscore"; "fixed" (see `mean_std`).
+    """
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    """Which ones become 0 and 1, for "percentile"."""
+    mean_std: tuple[float, float] | None = None
+    """Subtracted, and divided by, for "fixed"."""
     do_eval: bool = True
-    output_scale: tuple[Literal[1], Literal[1], Literal[1]] = (1, 1, 1)
-    tta: TestTimeAugmentation = "none"
+    """Put the network in evaluation mode. If false its dropout stays active; batch-norm
+    statistics are never changed.
+    """
+    mc_samples: Voxels = 1
+    """Passes per patch with dropout active: their mean is the prediction, their standard
+    deviation the spread. More than 1 needs `do_eval=False`.
+    """
+    tta: str = "none"
+    """Test-time augmentation: "none", "flip" or "flip:yx" (flips along axes, up to 8 variants),
+    "turn" or "turn:yx" (90-degree turns in a plane), "flip:zyx+turn:yx" (up to 16).
+    """
+    tta_mode: str = "mean"
+    """How variants become one: mean, min, max or median, or per channel range as `activation`."""
+    spread: bool = False
+    """Give the standard deviation over variants as a second output."""
+    offsets: tuple[Offset | None, ...] = ()
+    """For affinities: channel c at voxel v relates v and `v + offsets[c]`; None for channels
+    without. As many as channels.
+    """
+    vectors: tuple[Vector, ...] = ()
+    """For vector fields: the channels of the components along Z, Y and X; None where there is
+    no such component.
+    """
+    output_dtype: OutputDtype = "float32"
+    """What a finished voxel is saved as, rounded and clipped once."""
+    intensity_scale: Annotated[float, Field(gt=0)] | None = None
+    """Multiplied with a finished voxel when it is saved; by default 1 for floats, and the
+    type's largest value for integers, which 0 to 1 then fill.
+    """
+    labelling: Labelling = "none"
+    """Labels as one more output: the largest channel, or 1 where a channel exceeds `threshold`."""
+    threshold: float = 0.5
+    """See `labelling`; in the units of the prediction."""
     batch_size: Voxels = 1
+    """Patches per call of the network."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """"auto" (a GPU if there is one), "cpu", "cuda", "cuda:N" or "mps"."""
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -82,12 +216,52 @@ class InferenceConfig(BaseModel):
         except ValidationError as error:
             raise ConfigError(_explain(error, settings)) from None
 
-    @field_validator("overlap", mode="before")
-    @classmethod
-    def _reject_bool(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError("must be a number")  # True would otherwise pass as 1.0
-        return value
+    def __hash__(self) -> int:  # pydantic's cannot hash the arguments of the window
+        return hash(self.to_json())
+
+    @model_validator(mode="after")
+    def _fit_each_other(self) -> "InferenceConfig":
+        for name, check in _CHECKS.items():
+            try:
+                check(self)
+            except ConfigError:
+                raise
+            except ValueError as error:
+                raise ConfigError(f"{name} {getattr(self, name)!r} {error}") from None
+        return self
+
+    @property
+    def activations(self) -> PerChannel:
+        """The activation of each channel."""
+        return parse_ranges(self.activation, ACTIVATIONS, "none", "activation")
+
+    @property
+    def tta_modes(self) -> PerChannel:
+        """How the variants of each channel become one."""
+        return parse_ranges(self.tta_mode, COMBINATIONS, "mean", "tta_mode")
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """Variants of test-time augmentation, the untransformed patch first."""
+        return transforms_of(self.tta)
+
+    @property
+    def directions(self) -> Directions:
+        """Which channels carry directions."""
+        return Directions(self.offsets, self.vectors)
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether the spread is a second output."""
+        return self.spread or self.mc_samples > 1
+
+    @property
+    def box(self) -> Box | None:
+        """The region."""
+        if self.region is None:
+            return None
+        (z, z_stop), (y, y_stop), (x, x_stop) = self.region
+        return Box((z, y, x), (z_stop, y_stop, x_stop))
 
     @classmethod
     def from_json(cls, text: str) -> "InferenceConfig":
@@ -103,6 +277,69 @@ class InferenceConfig(BaseModel):
     def to_json(self) -> str:
         """Return the config as a JSON object, one setting per line."""
         return self.model_dump_json(indent=2)
+
+
+def _check_overlap(config: InferenceConfig) -> None:
+    overlap = config.overlap
+    for patch, share in zip(
+        config.patch_size, overlap if isinstance(overlap, tuple) else (overlap,) * 3, strict=True
+    ):
+        stride_of(patch, share)
+
+
+def _check_region(config: InferenceConfig) -> None:
+    if config.region is not None and any(start >= stop for start, stop in config.region):
+        raise ValueError("is empty: each stop must be larger than its start, as in 0:8,0:512,0:512")
+
+
+def _check_scale(config: InferenceConfig) -> None:
+    for name, sizes in {"patch_size": config.patch_size, "halo": config.halo}.items():
+        scaled = [size * by for size, by in zip(sizes, config.output_scale, strict=True)]
+        if any(size.denominator > 1 for size in scaled):
+            shown = ", ".join(str(scale) for scale in config.output_scale)
+            raise ConfigError(
+                f"output_scale ({shown}) does not make whole voxels of {name} {sizes}: "
+                "choose sizes that its denominators divide"
+            )
+
+
+def _check_mean_std(config: InferenceConfig) -> None:
+    if (config.normalization == "fixed") != (config.mean_std is not None):
+        raise ValueError("goes with normalization 'fixed', and that needs it: (mean, std)")
+    if config.mean_std is not None and config.mean_std[1] <= 0:
+        raise ValueError("is not usable: the standard deviation must be above 0")
+
+
+def _check_percentiles(config: InferenceConfig) -> None:
+    low, high = config.percentiles
+    if not 0 <= low < high <= 100:
+        raise ValueError("are not usable: give two that rise, in [0, 100], for example (1, 99)")
+
+
+def _check_samples(config: InferenceConfig) -> None:
+    if config.mc_samples > 1 and config.do_eval:
+        raise ValueError("needs do_eval=False: in evaluation mode all samples are the same")
+
+
+def _check_spread(config: InferenceConfig) -> None:
+    if config.spread and not (
+        len(config.transforms) > 1 or config.mc_samples > 1 or config.planes == "zyx"
+    ):
+        raise ValueError("needs variants: choose tta, planes='zyx', or mc_samples")
+
+
+_CHECKS = {
+    "overlap": _check_overlap,
+    "region": _check_region,
+    "output_scale": _check_scale,
+    "activation": lambda config: config.activations,
+    "tta_mode": lambda config: config.tta_modes,
+    "tta": lambda config: config.directions.check_transforms(config.transforms),
+    "mean_std": _check_mean_std,
+    "percentiles": _check_percentiles,
+    "mc_samples": _check_samples,
+    "spread": _check_spread,
+}
 
 
 def json_object(text: str, name: str) -> dict[str, Any]:
@@ -128,13 +365,18 @@ def json_object(text: str, name: str) -> dict[str, Any]:
 
 def _explain(error: ValidationError, settings: dict[str, Any]) -> str:
     """Say in one line which settings are wrong, what they were and what is allowed."""
-    problems = {problem["loc"][0]: problem for problem in error.errors(include_url=False)}
-    return "; ".join(
-        f"{name} {settings[name]!r} is not usable: {_allowed(name, problem)}"
-        if name in settings and name in InferenceConfig.model_fields
-        else f"{name} {_PRESENCE[problem['type']]}"
-        for name, problem in problems.items()
-    )
+    problems: dict[Any, str] = {}
+    for problem in error.errors(include_url=False):
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):  # it says all of this itself
+            return str(cause)
+        name = problem["loc"][0]
+        problems[name] = (
+            f"{name} {settings[name]!r} is not usable: {_allowed(name, problem)}"
+            if name in settings and name in InferenceConfig.model_fields
+            else f"{name} {_PRESENCE[problem['type']]}"
+        )
+    return "; ".join(problems.values())
 
 
 _PRESENCE = {
@@ -143,8 +385,20 @@ _PRESENCE = {
 }
 _ALLOWED = {
     "patch_size": "give three positive integers (Z, Y, X), for example (8, 128, 128)",
-    "overlap": "the overlap is a share in [0, 1), for example 0.5",
-    "output_scale": "only (1, 1, 1) so far",
+    "overlap": (
+        "the overlap is a share in [0, 1), for example 0.5, or whole voxels from 2 on, "
+        "for all axes or three of them (Z, Y, X)"
+    ),
+    "halo": "give three integers (Z, Y, X), 0 or more",
+    "region": "give z0:z1,y0:y1,x0:x1 in voxels, for example 0:8,0:512,0:512",
+    "output_scale": (
+        "give three positive fractions (Z, Y, X), for example (1, 2, 2) or ('1/2', 1, 1), with "
+        f"denominators up to {FINEST_SCALE}"
+    ),
+    "offsets": "give (z, y, x) in voxels, or None, for every channel",
+    "vectors": "give the channels of the components along (Z, Y, X), or None, for every field",
+    "percentiles": "give two numbers that rise, in [0, 100]",
+    "mean_std": "give two numbers: the mean and the standard deviation",
     "device": "choose auto, cpu, cuda, cuda:N or mps",
 }
 
@@ -156,4 +410,4 @@ def _allowed(name: int | str, problem: Any) -> str:
 
 
 if set(WINDOWS) != set(Blending.__args__):  # type: ignore[attr-defined]
-    raise AssertionError("config.Blending and blending.WINDOWS must name the same windows")
+    raise AssertionError("config.Blending and windows.WINDOWS must name the same windows")

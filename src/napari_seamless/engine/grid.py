@@ -14,14 +14,24 @@ volume of 2 voxels, patch of 4: one patch that starts at -1; what lies outside i
     patch 0  [- - - -]
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.errors import ConfigError
+
 Triple = tuple[int, int, int]
+Overlap = float | int
+"""Below 1 a share of the patch, otherwise whole voxels."""
+Spacing = Literal["snap", "even"]
+Scale = tuple[Fraction, Fraction, Fraction]
+"""Output voxels per input voxel, (Z, Y, X)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +89,37 @@ class Box:
         z_stop, y_stop, x_stop = map(max, (z, y, x), stop)
         return Box((z, y, x), (z_stop, y_stop, x_stop))
 
+    def grown(self, margin: Triple) -> "Box":
+        """Return the box with `margin` voxels (Z, Y, X) more on both sides of each axis."""
+        (z, y, x), (dz, dy, dx), (z_stop, y_stop, x_stop) = self.start, margin, self.stop
+        return Box((z - dz, y - dy, x - dx), (z_stop + dz, y_stop + dy, x_stop + dx))
+
+    def scaled(self, scale: Scale) -> "Box":
+        """Return the box in voxels of another resolution, rounded outwards."""
+        z, y, x = (low * by // 1 for low, by in zip(self.start, scale, strict=True))
+        return Box((z, y, x), scaled_up(self.stop, scale))
+
+    def within(self, frame: "Box") -> tuple[slice, slice, slice]:
+        """Return the slices of this box in an array that holds just the voxels of `frame`."""
+        z, y, x = frame.start
+        return self.shifted((-z, -y, -x)).slices
+
+    def slabs(self, voxels: int) -> "Iterator[Box]":
+        """Cut the box into runs of whole planes of about so many voxels, one plane at least."""
+        if self.is_empty:
+            return
+        (first, y, x), (last, y_stop, x_stop) = self.start, self.stop
+        planes = max(1, voxels // (self.shape[1] * self.shape[2]))
+        for z in range(first, last, planes):
+            yield Box((z, y, x), (min(z + planes, last), y_stop, x_stop))
+
     def shifted(self, offset: Triple) -> "Box":
         """Return the box moved by `offset` voxels (Z, Y, X)."""
         (z, y, x), (dz, dy, dx), (z_stop, y_stop, x_stop) = self.start, offset, self.stop
         return Box((z + dz, y + dy, x + dx), (z_stop + dz, y_stop + dy, x_stop + dx))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PatchGrid:
     """All patches of one volume: the Cartesian product of the starts of each axis, in raster order.
 
@@ -95,28 +129,56 @@ class PatchGrid:
         Voxels of the volume, (Z, Y, X).
     patch_size : tuple of int
         Voxels of a patch, (Z, Y, X).
-    overlap : float
-        Share of the patch that neighbours have in common, in [0, 1).
-
-    Notes
-    -----
-    The stride is ``max(1, int(patch_size * (1 - overlap)))`` as in MONAI, so that neighbours never
-    overlap less than asked. The last patch of an axis is shifted back inside the volume. Along an
-    axis shorter than the patch there is one patch, centred on the volume: its start is negative.
+    starts : tuple of three integer arrays
+        Where patches start along each axis, sorted. A start may be negative, and the last patch may
+        reach over the end of the volume.
     """
 
     shape: Triple
     patch_size: Triple
-    overlap: float
+    starts: tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
 
-    @cached_property
-    def starts(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-        """Where patches start along each axis: three sorted integer arrays (Z, Y, X)."""
+    @classmethod
+    def regular(
+        cls,
+        shape: Triple,
+        patch_size: Triple,
+        overlap: Overlap | tuple[Overlap, Overlap, Overlap] = 0.5,
+        *,
+        spacing: Spacing = "snap",
+        step: Triple = (1, 1, 1),
+    ) -> "PatchGrid":
+        """Return the grid that covers a volume.
+
+        Parameters
+        ----------
+        shape, patch_size : tuple of int
+            Voxels of the volume and of a patch, (Z, Y, X).
+        overlap : number, or one per axis
+            What neighbours have in common: below 1 a share of the patch, otherwise whole voxels.
+        spacing : {"snap", "even"}
+            "snap": a constant stride, the last patch shifted back inside the volume. "even": as
+            many patches, spaced evenly, so that they overlap at least as much.
+        step : tuple of int
+            Starts are multiples of this: what an output at another resolution needs.
+
+        Raises
+        ------
+        ConfigError
+            If an overlap is no share below 1 and not fewer voxels than the patch has.
+
+        Notes
+        -----
+        The stride is ``max(1, int(patch_size * (1 - overlap)))`` as in MONAI, so that neighbours
+        never overlap less than asked. Along an axis shorter than the patch there is one patch,
+        centred on the volume: its start is negative.
+        """
+        overlaps = overlap if isinstance(overlap, tuple) else (overlap,) * 3
         z, y, x = (
-            _axis_starts(size, patch, self.overlap)
-            for size, patch in zip(self.shape, self.patch_size, strict=True)
+            _axis_starts(size, patch, stride_of(patch, share), spacing, multiple)
+            for size, patch, share, multiple in zip(shape, patch_size, overlaps, step, strict=True)
         )
-        return z, y, x
+        return cls(shape, patch_size, (z, y, x))
 
     @property
     def counts(self) -> Triple:
@@ -157,19 +219,71 @@ class PatchGrid:
         )
         return z, y, x
 
+    def only(self, box: Box) -> "PatchGrid":
+        """Return the grid of just the patches that share a voxel with `box`, in the same frame."""
+        z, y, x = (
+            starts[near] for starts, near in zip(self.starts, self.touching(box), strict=True)
+        )
+        return PatchGrid(self.shape, self.patch_size, (z, y, x))
 
-def stride_of(patch_size: int, overlap: float) -> int:
-    """Return the distance in voxels between neighbouring patches along one axis."""
-    return max(1, int(patch_size * (1 - overlap)))
+    def cropped(self, box: Box) -> "PatchGrid":
+        """Return the same patches in the frame of `box`, as the grid of a volume of its shape."""
+        z, y, x = (starts - low for starts, low in zip(self.starts, box.start, strict=True))
+        return PatchGrid(box.shape, self.patch_size, (z, y, x))
+
+    def scaled(self, scale: Scale) -> "PatchGrid":
+        """Return the grid of the output at another resolution.
+
+        Parameters
+        ----------
+        scale : tuple of Fraction
+            Output voxels per voxel, (Z, Y, X). Starts and patch size times scale must be whole; the
+            shape is rounded up, so that no voxel is without output.
+        """
+        z, y, x = (
+            starts * factor.numerator // factor.denominator
+            for starts, factor in zip(self.starts, scale, strict=True)
+        )
+        return PatchGrid(scaled_up(self.shape, scale), scaled_up(self.patch_size, scale), (z, y, x))
 
 
-def _axis_starts(size: int, patch: int, overlap: float) -> NDArray[np.intp]:
+def scaled_up(shape: Triple, scale: Scale) -> Triple:
+    """Return a shape times a scale, rounded up."""
+    z, y, x = (math.ceil(size * factor) for size, factor in zip(shape, scale, strict=True))
+    return z, y, x
+
+
+def stride_of(patch_size: int, overlap: Overlap) -> int:
+    """Return the distance in voxels between neighbouring patches along one axis.
+
+    Raises
+    ------
+    ConfigError
+        If the overlap is no share below 1 and not fewer voxels than the patch has.
+    """
+    if 0 <= overlap < 1:
+        return max(1, int(patch_size * (1 - overlap)))
+    if not isinstance(overlap, int) or not 0 < overlap < patch_size:
+        raise ConfigError(
+            f"overlap {overlap!r} does not fit a patch of {patch_size} voxels: give a share "
+            f"in [0, 1) or whole voxels, fewer than {patch_size}"
+        )
+    return patch_size - overlap
+
+
+def _axis_starts(
+    size: int, patch: int, stride: int, spacing: Spacing, step: int
+) -> NDArray[np.intp]:
+    """Return the starts along one axis, all of them multiples of `step`."""
     if size <= patch:
-        return np.array([-((patch - size) // 2)], dtype=np.intp)
-    starts = np.arange(0, size - patch + 1, stride_of(patch, overlap), dtype=np.intp)
-    if starts[-1] + patch < size:
-        starts = np.append(starts, size - patch)
-    return starts
+        return np.array([-((patch - size) // 2 // step * step)], dtype=np.intp)
+    last = -((patch - size) // step) * step  # the first multiple from which a patch covers the end
+    stride = max(step, stride // step * step)
+    if spacing == "even":
+        count = -(-last // stride) + 1
+        return np.rint(np.linspace(0, last // step, count)).astype(np.intp) * step
+    starts = np.arange(0, last, stride, dtype=np.intp)
+    return np.append(starts, last)
 
 
 def _triple(values: NDArray[np.intp]) -> Triple:

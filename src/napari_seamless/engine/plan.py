@@ -2,50 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
-from napari_seamless.engine.blending import Window, build_window
+from napari_seamless.engine.blending import Window
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, SourceError
-from napari_seamless.engine.grid import Box, PatchGrid
-from napari_seamless.engine.source import Shape4, Source, spatial_shape
+from napari_seamless.engine.grid import Triple
+from napari_seamless.engine.source import Source
+from napari_seamless.engine.volume_plan import VolumePlan, input_size_of, volume_plan, window_of
 
 MOST_VOXELS = 2**31 - 1
 """Of one patch: torch's convolutions index with 32 bits."""
-
-
-@dataclass(frozen=True)
-class VolumePlan:
-    """What will be done to one volume.
-
-    Attributes
-    ----------
-    vol_id : int
-        Its place in the list of sources.
-    name : str
-        What messages call it.
-    shape : tuple of int
-        (C, Z, Y, X).
-    dtype : dtype
-        As stored.
-    grid : PatchGrid
-        Its patches.
-    """
-
-    vol_id: int
-    name: str
-    shape: Shape4
-    dtype: np.dtype[Any]
-    grid: PatchGrid
-
-    @property
-    def box(self) -> Box:
-        """The whole volume."""
-        return Box.of_shape(self.grid.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +27,21 @@ class InferencePlan:
         The settings as given.
     device : torch.device
         Where the network runs; "auto" is resolved.
+    input_size : tuple of int
+        Voxels that the network gets at once, (Z, Y, X): the patch and its halo.
+    core_size : tuple of int
+        Voxels of the source that a patch contributes: the patch, or less if the network's output
+        is smaller than its input.
     window : Window
-        Weights of every patch.
+        Weights of every patch, in voxels of the output.
     volumes : tuple of VolumePlan
         In the order of the sources.
     """
 
     config: InferenceConfig
     device: torch.device
+    input_size: Triple
+    core_size: Triple
     window: Window
     volumes: tuple[VolumePlan, ...]
 
@@ -76,16 +52,17 @@ class InferencePlan:
         Raises
         ------
         ConfigError
-            If the device is not there.
+            If the device is not there, or the region is not inside a volume.
         SourceError
             If there is no source, or volumes differ in their channels.
         """
         if not isinstance(config, InferenceConfig):
             raise ConfigError(f"config is a {type(config).__name__}; give an InferenceConfig(...)")
-        if math.prod(config.patch_size) > MOST_VOXELS:
+        input_size = input_size_of(config)
+        if math.prod(input_size) > MOST_VOXELS:
             raise ConfigError(
-                f"patch_size {config.patch_size} has {math.prod(config.patch_size):,} voxels; "
-                f"a network takes at most {MOST_VOXELS:,} at once"
+                f"patch_size {config.patch_size} with its halo has {math.prod(input_size):,} "
+                f"voxels; a network takes at most {MOST_VOXELS:,} at once"
             )
         if not sources:
             raise SourceError("the list of sources is empty; give at least one volume")
@@ -95,17 +72,21 @@ class InferencePlan:
                 f"volumes have {channels} channels; those of one run must have the same"
             )
         volumes = tuple(
-            VolumePlan(
-                vol_id,
-                source.name,
-                source.shape,
-                source.dtype,
-                PatchGrid(spatial_shape(source), config.patch_size, config.overlap),
-            )
+            volume_plan(vol_id, source, config, config.patch_size)
             for vol_id, source in enumerate(sources)
         )
-        window = build_window(config.patch_size, config.blending)
-        return cls(config, resolve_device(config.device), window, volumes)
+        window = window_of(config, config.patch_size)
+        device = resolve_device(config.device)
+        return cls(config, device, input_size, config.patch_size, window, volumes)
+
+    def narrowed(self, core_size: Triple, sources: Sequence[Source]) -> "InferencePlan":
+        """Return the plan for a network of whose input only the inner `core_size` comes out."""
+        volumes = tuple(
+            volume_plan(volume.vol_id, source, self.config, core_size)
+            for volume, source in zip(self.volumes, sources, strict=True)
+        )
+        window = window_of(self.config, core_size)
+        return replace(self, core_size=core_size, window=window, volumes=volumes)
 
     @property
     def patches(self) -> int:
@@ -115,8 +96,8 @@ class InferencePlan:
     @property
     def redundancy(self) -> float:
         """Voxels that go through the network per voxel of input."""
-        voxels = sum(int(np.prod(volume.grid.shape)) for volume in self.volumes)
-        return self.patches * int(np.prod(self.config.patch_size)) / voxels
+        voxels = sum(math.prod(volume.region.shape) for volume in self.volumes)
+        return self.patches * math.prod(self.input_size) / voxels
 
 
 def resolve_device(name: str) -> torch.device:

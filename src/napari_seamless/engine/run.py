@@ -11,21 +11,27 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import PredictionError, SeamlessError, one_line
+from napari_seamless.engine.errors import ConfigError, PredictionError, SeamlessError, one_line
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.plan import InferencePlan, VolumePlan
+from napari_seamless.engine.normalization import Normalizer, normalizer_of
+from napari_seamless.engine.outputs import Channels, finisher
+from napari_seamless.engine.plan import InferencePlan
 from napari_seamless.engine.predictor import Predictor
 from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import Source, read_patch
 from napari_seamless.engine.store import Store
+from napari_seamless.engine.values import labelled, saved
 
 Status = Literal["ready", "running", "partial", "complete", "failed"]
+Volume = LazyArray | NDArray[Any]
+"""An array-like (C, Z, Y, X)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +41,10 @@ class Event:
     Attributes
     ----------
     done, total : int
-        Patches so far, and in the whole run.
+        Patches so far, and in the whole run. The total before the first event is an estimate where
+        a network's output is smaller than its input.
     dirty : Box
-        Voxels (Z, Y, X) that may have changed.
+        Voxels (Z, Y, X) of the prediction that may have changed.
     vol_id : int
         In which volume.
     """
@@ -59,10 +66,22 @@ class Run:
         The network.
     config : InferenceConfig
         The settings.
-    store : Store, optional
-        Where the prediction of a single volume is written when the run ends, however it ends.
+    stores : sequence of Store, optional
+        One per volume: where its prediction is written when the volume ends, however it ends.
     provenance : mapping, optional
-        What the written file shall say about the network and the input, JSON-like.
+        What the written files shall say about the network, JSON-like.
+
+    Attributes
+    ----------
+    plan : InferencePlan
+        What will be done. Replaced at the first batch if the network's output turns out to be
+        smaller than its input.
+    status : str
+        "ready", "running", and then "complete", "partial" (cancelled) or "failed".
+    failures : dict of int to SeamlessError
+        What went wrong with which of several volumes; the others were finished.
+    written : set of int
+        Volumes whose prediction is in its store.
 
     Raises
     ------
@@ -72,7 +91,8 @@ class Run:
     Notes
     -----
     `focus`, `pause`, `resume` and `cancel` may be called from any thread and return at once; they
-    take effect at the next batch. A failure while running is raised to whoever iterates.
+    take effect at the next batch. A failure while running is raised to whoever iterates; with
+    several volumes only if none of them could be finished, otherwise it is in `failures`.
     """
 
     def __init__(
@@ -80,19 +100,19 @@ class Run:
         sources: Sequence[Source],
         module: nn.Module,
         config: InferenceConfig,
-        store: Store | None = None,
+        stores: Sequence[Store] = (),
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.plan = InferencePlan.resolve(config, sources)
         self.status: Status = "ready"
-        self.is_written = False
+        self.failures: dict[int, SeamlessError] = {}
+        self.written: set[int] = set()
+        self._statuses: dict[int, Status] = {}
         self._sources = sources
-        self._store = store
+        self._stores = stores
         self._provenance = dict(provenance or {})
         self._predictor = Predictor(module, config, self.plan.device)
-        self._accumulators = [
-            BlendAccumulator(volume.grid, self.plan.window) for volume in self.plan.volumes
-        ]
+        self._accumulators = self._new_accumulators()
         self._control = threading.Condition()
         self._advancing = threading.Lock()
         self._paused = False
@@ -100,7 +120,6 @@ class Run:
         self._focus: dict[int, Box | None] = {}
         self._events = self._work()
         self._peeked: Event | None = None
-        self._channels = 0
 
     @property
     def done(self) -> int:
@@ -120,13 +139,19 @@ class Run:
         computes that batch (so it waits while the run is paused) and keeps its event for the
         iteration.
         """
-        if not self._channels:
+        shown = self.channels.heads[self.channels.shown]
+        return [accumulator.live(shown) for accumulator in self._accumulators]
+
+    @property
+    def channels(self) -> Channels:
+        """What the channels of the network's output are; see `live` for when that is known."""
+        if self._predictor.channels is None:
             with self._advancing:  # another thread may be at the first batch
-                if not self._channels:
+                if self._predictor.channels is None:
                     self._peeked = next(self._events, None)
-        if not self._channels:
+        if self._predictor.channels is None:
             raise SeamlessError("the run ended before its first batch; there is nothing to see")
-        return [accumulator.live(self._channels) for accumulator in self._accumulators]
+        return self._predictor.channels
 
     @property
     def weights(self) -> list[LazyArray]:
@@ -138,14 +163,51 @@ class Run:
         """Patches per voxel so far of each volume: uint16 (Z, Y, X)."""
         return [accumulator.coverage() for accumulator in self._accumulators]
 
+    def outputs(self, vol_id: int = 0) -> dict[str, Volume]:
+        """Return all that is known of a volume, float32 (C, Z, Y, X) but for labels.
+
+        Returns
+        -------
+        dict of str to array-like
+            "main": the prediction, that is, the head that is shown. "spread": its standard
+            deviation over variants, if asked for. "labels": if asked for, uint8 or uint16.
+            "heads/NAME": every other head. Arrays where the volume is complete; before that lazy,
+            NaN where uncovered.
+        """
+        channels, config = self.channels, self.plan.config
+        main = self._volume(vol_id, channels.heads[channels.shown])
+        outputs = {"main": main}
+        if channels.has_spread:
+            outputs["spread"] = self._volume(vol_id, channels.spread_of(channels.shown))
+        if config.labelling != "none":
+            outputs["labels"] = labelled(main, config.labelling, config.threshold)
+        others = {name: part for name, part in channels.heads.items() if name != channels.shown}
+        return outputs | {
+            f"heads/{name.replace('/', '_')}": self._volume(vol_id, part)
+            for name, part in others.items()
+        }
+
     def results(self) -> list[NDArray[np.float32]]:
         """Return the prediction of each volume, (C, Z, Y, X); NaN where a partial run was not."""
-        if self.status == "complete":
-            return [accumulator.result() for accumulator in self._accumulators]
-        return [np.asarray(live) for live in self.live]
+        volumes = range(len(self.plan.volumes))
+        return [np.asarray(self.outputs(vol_id)["main"]) for vol_id in volumes]
+
+    def _volume(self, vol_id: int, channels: slice) -> Volume:
+        accumulator = self._accumulators[vol_id]
+        if accumulator.done == len(self.plan.volumes[vol_id].grid):
+            return accumulator.result()[channels]
+        return accumulator.live(channels)
 
     def focus(self, box: Box | None, vol_id: int = 0) -> None:
-        """Run the patches that touch `box` (Z, Y, X) next; None goes back to raster order."""
+        """Run the patches that touch `box` next; None goes back to raster order.
+
+        Parameters
+        ----------
+        box : Box or None
+            In voxels of the source, (Z, Y, X).
+        vol_id : int
+            Of which volume.
+        """
         if box is not None and not isinstance(box, Box):
             raise TypeError(
                 f"focus {box!r} is no Box; give Box((z, y, x), (z_stop, y_stop, x_stop))"
@@ -197,30 +259,70 @@ class Run:
     ) -> None:
         self.close()
 
+    def _new_accumulators(self) -> list[BlendAccumulator]:
+        finish = finisher(self.plan.config, lambda: self._predictor.channels)
+        return [
+            BlendAccumulator(volume.grid, self.plan.window, finish) for volume in self.plan.volumes
+        ]
+
     def _work(self) -> Generator[Event]:
-        """Do the run; however it is left, `status` says how and the store has what was done."""
+        """Do the run; however it is left, `status` says how and the stores have what was done."""
         self.status = "running"
         try:
-            for volume in self.plan.volumes:
-                yield from self._work_on(volume)
+            for vol_id in range(len(self.plan.volumes)):
+                try:
+                    yield from self._work_on(vol_id)
+                except SeamlessError as error:
+                    self.failures[vol_id] = error
+            if len(self.failures) == len(self.plan.volumes):
+                raise self.failures[0]
         except (GeneratorExit, KeyboardInterrupt):
-            self._end(self._outcome())
+            self.status = self._outcome()
+            raise
+        except BaseException:
+            self.status = "failed"
+            raise
+        else:
+            self.status = self._outcome()
+
+    def _work_on(self, vol_id: int) -> Iterator[Event]:
+        """Do one volume; however it is left, its store has what was done."""
+        try:
+            yield from self._batches(vol_id)
+        except (GeneratorExit, KeyboardInterrupt):
+            self._keep(vol_id)
             raise
         except BaseException as error:
+            self._statuses[vol_id] = "failed"
             try:
-                self._end("failed")
+                self._keep(vol_id)
             except SeamlessError as second:  # the first error is the one to mend
                 error.add_note(str(second))
             raise
-        else:
-            self._end(self._outcome())
+        self._keep(vol_id)
 
-    def _work_on(self, volume: VolumePlan) -> Iterator[Event]:
-        schedule = Schedule(volume.grid)
+    def _batches(self, vol_id: int) -> Iterator[Event]:
+        if not self._may_go_on():
+            return
+        config = self.plan.config
+        normalizer = normalizer_of(
+            self._sources[vol_id], config.normalization, config.percentiles, config.mean_std
+        )
+        schedule = Schedule(self.plan.volumes[vol_id].grid)
+        focus = None
         while schedule and self._may_go_on():
-            if volume.vol_id in self._focus:
-                schedule.focus(self._take_focus(volume.vol_id))
-            yield self._blend(volume, schedule.take(self.plan.config.batch_size))
+            if vol_id in self._focus:
+                focus = self._take_focus(vol_id)
+                schedule.focus(focus)
+            indices = schedule.take(config.batch_size)
+            predictions = self._predict(vol_id, indices, normalizer)
+            if self._predictor.core_size != self.plan.core_size:  # known from the first batch on
+                self.plan = self.plan.narrowed(self._predictor.core_size, self._sources)
+                self._accumulators = self._new_accumulators()
+                schedule = Schedule(self.plan.volumes[vol_id].grid)
+                schedule.focus(focus)
+                continue
+            yield self._blend(vol_id, indices, predictions)
 
     def _may_go_on(self) -> bool:
         """Wait while paused; say whether the run is still wanted."""
@@ -229,19 +331,25 @@ class Run:
             return not self._cancelled
 
     def _take_focus(self, vol_id: int) -> Box | None:
+        """Return what is looked at, in voxels of the prediction."""
         with self._control:
-            return self._focus.pop(vol_id)
+            box = self._focus.pop(vol_id)
+        return None if box is None else self.plan.volumes[vol_id].output_box(box)
 
-    def _blend(self, volume: VolumePlan, indices: list[int]) -> Event:
-        """Read, predict and add one batch of patches."""
-        source, accumulator = self._sources[volume.vol_id], self._accumulators[volume.vol_id]
+    def _predict(self, vol_id: int, indices: list[int], normalizer: Normalizer) -> torch.Tensor:
+        """Read and predict one batch of patches; return (B, C, z, y, x)."""
+        source, volume = self._sources[vol_id], self.plan.volumes[vol_id]
         padding = self.plan.config.padding
-        patches = np.stack([read_patch(source, volume.grid[i], padding) for i in indices])
-        predictions = self._predictor(patches)  # (B, C, Z, Y, X)
-        if not self._channels:
-            self._channels = predictions.shape[1]
-            if self._store is not None:
-                self._store.reserve((self._channels, *volume.grid.shape))
+        patches = [
+            read_patch(source, volume.input_box(index), padding, normalizer) for index in indices
+        ]
+        return self._predictor(np.stack(patches))
+
+    def _blend(self, vol_id: int, indices: list[int], predictions: torch.Tensor) -> Event:
+        """Add one batch of patches."""
+        accumulator = self._accumulators[vol_id]
+        if not accumulator.done:
+            self._reserve(vol_id)
         try:
             boxes = [
                 accumulator.add(index, prediction)
@@ -249,29 +357,61 @@ class Run:
             ]
         except (MemoryError, OSError) as error:  # a mapping that fails is an OSError
             raise PredictionError(
-                f"no memory for the sums of {volume.name}: {one_line(error)}; "
+                f"no memory for the sums of {self.plan.volumes[vol_id].name}: {one_line(error)}; "
                 "predict a smaller volume, or free memory"
             ) from error
-        return Event(self.done, self.total, Box.around(boxes), volume.vol_id)
+        return Event(self.done, self.total, Box.around(boxes), vol_id)
+
+    def _reserve(self, vol_id: int) -> None:
+        """Check what can be checked once the number of channels is known."""
+        files = self._files(vol_id)
+        if self.plan.config.labelling == "argmax" and len(files["main"]) == 1:
+            raise ConfigError(
+                "labelling 'argmax' of a prediction with one channel is 0 everywhere; "
+                "use labelling 'threshold'"
+            )
+        if self._stores:
+            self._stores[vol_id].reserve(sum(array.nbytes for array in files.values()))
+
+    def _files(self, vol_id: int) -> dict[str, Volume]:
+        """Return the outputs of a volume as they are saved."""
+        config = self.plan.config
+        return {
+            name: array
+            if name == "labels"
+            else saved(array, config.output_dtype, config.intensity_scale)
+            for name, array in self.outputs(vol_id).items()
+        }
 
     def _outcome(self) -> Status:
+        if self.failures:
+            return "failed"
         return "complete" if self.done == self.total else "partial"
 
-    def _end(self, status: Status) -> None:
-        """Hand what was done to the store; a run that did nothing leaves nothing behind."""
-        self.status = status
-        if self._store is None or not self.done:
-            return
-        prediction = self.results()[0] if status == "complete" else self.live[0]
-        self._store.write(prediction, self.metadata())
-        self.is_written = True
+    def _keep(self, vol_id: int) -> None:
+        """Hand what was done to the store; a volume that was not begun leaves nothing behind."""
+        done, total = self.progress(vol_id)
+        self._statuses.setdefault(vol_id, "complete" if done == total else "partial")
+        if self._stores and done:
+            self._stores[vol_id].write(self._files(vol_id), self.metadata(vol_id))
+            self.written.add(vol_id)
 
-    def metadata(self) -> dict[str, Any]:
-        """Return what a file or layer says of its run: status, done, total, config, provenance."""
-        return {
-            "status": self.status,
-            "done": self.done,
-            "total": self.total,
+    def progress(self, vol_id: int) -> tuple[int, int]:
+        """Return the patches of one volume that are blended so far, and all of them."""
+        return self._accumulators[vol_id].done, len(self.plan.volumes[vol_id].grid)
+
+    def metadata(self, vol_id: int = 0) -> dict[str, Any]:
+        """Return what a file or layer says of its volume: status, done, total, config, origin."""
+        done, total = self.progress(vol_id)
+        status = self._statuses.get(vol_id, "running" if self.status == "running" else self.status)
+        facts: dict[str, Any] = {
+            "status": status,
+            "done": done,
+            "total": total,
             "config": self.plan.config.model_dump(mode="json"),
+            "source": self.plan.volumes[vol_id].name,
             **self._provenance,
         }
+        if self._predictor.channels is not None:
+            facts["heads"] = list(self._predictor.channels.heads)
+        return facts

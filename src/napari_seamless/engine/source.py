@@ -1,5 +1,6 @@
 """Where voxels come from, as the engine sees it, and the one source it has of its own: an array."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,7 +93,12 @@ def _dtype_of(array: Any) -> np.dtype[Any]:
     return dtype
 
 
-def read_patch(source: Source, box: Box, padding: str) -> NDArray[Any]:
+def read_patch(
+    source: Source,
+    box: Box,
+    padding: str,
+    normalize: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+) -> NDArray[Any]:
     """Return one patch of model input, padded where it reaches over the volume's edge.
 
     Parameters
@@ -103,11 +109,13 @@ def read_patch(source: Source, box: Box, padding: str) -> NDArray[Any]:
         The patch; it may reach outside the volume.
     padding : {"reflect", "edge", "constant"}
         What fills the outside; as in `numpy.pad`, constant is 0.
+    normalize : callable, optional
+        Applied to the voxels before they are padded, so that a constant 0 is what the network gets.
 
     Returns
     -------
     ndarray, shape (C, z, y, x)
-        In the source's dtype.
+        In the source's dtype, or what `normalize` returns.
 
     Raises
     ------
@@ -124,6 +132,8 @@ def read_patch(source: Source, box: Box, padding: str) -> NDArray[Any]:
         ) from error
     if voxels.dtype.kind == "f":
         _check_finite(source.name, voxels, inside)
+    if normalize is not None:
+        voxels = normalize(voxels)
     if inside == box:
         return voxels
     widths = [

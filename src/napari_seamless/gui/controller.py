@@ -5,13 +5,13 @@ number; messages of an older one are dropped. All methods belong to the main thr
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from napari.components import ViewerModel
-from napari.layers import Image
+from napari.layers import Image, Labels
 from napari.utils import progress
 from psygnal import Signal
 from superqt.utils import qthrottled
@@ -22,6 +22,7 @@ from napari_seamless.gui.export import export_metadata, write_volume
 from napari_seamless.gui.live_layer import METADATA_KEY, REFRESH_MS, LiveLayer
 from napari_seamless.gui.overlays import Overlays, Subject, planned, running
 from napari_seamless.gui.request import Request, open_run, source_of
+from napari_seamless.gui.scores import scores_of
 from napari_seamless.gui.view import camera_of, shown_box
 from napari_seamless.gui.worker import (
     Ended,
@@ -54,6 +55,12 @@ class Form(Protocol):
 
     def overlay_removed(self, name: str) -> None:
         """Switch off an overlay whose layer the user removed."""
+
+    def truth(self) -> Labels | None:
+        """Return the labels layer to score against, if one is chosen."""
+
+    def show_scores(self, scores: Mapping[str, float]) -> None:
+        """Show metrics; without any, show none."""
 
     def ask_where(self, suggestion: str) -> Path | None:
         """Ask for the file to export to; None if the user changed their mind."""
@@ -91,7 +98,7 @@ class Controller:
         viewer: ViewerModel,
         form: Form,
         start: Callable[[RunStream, Callable[[Message], None]], None] = start_worker,
-        start_task: Callable[[Task, Callable[[str | None], None]], None] = start_task,
+        start_task: Callable[[Task, Callable[[Any], None]], None] = start_task,
     ) -> None:
         self._viewer = viewer
         self._form = form
@@ -151,6 +158,7 @@ class Controller:
         )
         self._paused = self._is_dismissed = False
         self._form.set_state("opening")
+        self._form.show_scores({})
         self._form.say(f"Opening {request.checkpoint.name} …")
         self._start(self._stream, partial(self._receive, self._generation))
 
@@ -187,6 +195,25 @@ class Controller:
         self._start_task(
             partial(write_volume, path, live.volume, metadata), partial(self._exported, path)
         )
+
+    def score(self) -> None:
+        """Compare the newest prediction with the chosen labels, and show how good it is."""
+        self._form.show_scores({})
+        truth = self._form.truth()
+        if truth is None or self._live is None or self.is_busy:
+            return
+        self._start_task(
+            partial(scores_of, self._live.volume, truth.data),
+            partial(self._scored, self._generation, truth),
+        )
+
+    def _scored(self, generation: int, truth: Labels, scores: dict[str, float] | str) -> None:
+        if generation != self._generation or self._is_closed or self._form.truth() is not truth:
+            return
+        if isinstance(scores, str):
+            self._form.say(f"Not scored: {scores}", problem=True)
+        else:
+            self._form.show_scores(scores)
 
     def update_overlays(self) -> None:
         """Show the overlays that are switched on, of the run or of the one being planned."""
@@ -266,6 +293,7 @@ class Controller:
         if self._run is None or self._request is None or self._is_dismissed:
             return
         if self._live is None:
+            self._follow_plan(event.total)
             self._live = LiveLayer(
                 self._viewer,
                 self._request.image,
@@ -282,6 +310,13 @@ class Controller:
         self._overlays.mark()
         self._show_progress_soon(event.done, event.total)
         self.progressed.emit(event.done, event.total)
+
+    def _follow_plan(self, total: int) -> None:
+        """Show the patches as they are, now that the network's output is known."""
+        if self._bar is not None and self._bar.total != total and self._request and self._run:
+            self._bar.total = total
+            self._subject = running(self._request.image, self._run)
+            self.update_overlays()
 
     def _show_progress(self, done: int, total: int) -> None:
         if self._bar is None:
@@ -302,6 +337,7 @@ class Controller:
         self._form.set_state("idle")
         line = _last_line(run, ended.error, self._live is not None)
         self._form.say(line, problem=ended.error is not None)
+        self.score()
         self.ended.emit(line)
 
     def _to_export(self) -> LiveLayer | None:

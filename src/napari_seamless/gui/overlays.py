@@ -11,7 +11,6 @@ from superqt.utils import qthrottled
 
 from napari_seamless.engine.blending import (
     Window,
-    build_window,
     coverage_array,
     highest_coverage,
     highest_weight,
@@ -20,7 +19,8 @@ from napari_seamless.engine.blending import (
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.source import Source, spatial_shape
+from napari_seamless.engine.source import Source
+from napari_seamless.engine.volume_plan import volume_plan, window_of
 from napari_seamless.gui.geometry import geometry_of
 from napari_seamless.gui.live_layer import REFRESH_MS, as_layer_data
 
@@ -58,8 +58,8 @@ class Subject:
 
 def planned(image: Image, source: Source, config: InferenceConfig) -> Subject:
     """Return the subject of a run with these settings once it is complete."""
-    grid = PatchGrid(spatial_shape(source), config.patch_size, config.overlap)
-    window = build_window(config.patch_size, config.blending)
+    grid = volume_plan(0, source, config, config.patch_size).grid
+    window = window_of(config, config.patch_size)
     everything = np.ones(grid.counts, dtype=bool)
     weights = weights_array(grid, window, lambda: everything)
     coverage = coverage_array(grid, lambda: everything)

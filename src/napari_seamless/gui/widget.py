@@ -1,5 +1,6 @@
 """The form of the plugin; what it does is the controller's."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,24 +17,26 @@ from magicgui.widgets import (
     ProgressBar,
     PushButton,
     SpinBox,
+    Table,
     TupleEdit,
     Widget,
 )
-from napari.layers import Image
+from napari.layers import Image, Labels
 from qtpy.QtWidgets import QFileDialog, QLabel, QSizePolicy
 
 from napari_seamless.engine.config import (
-    Activation,
+    ACTIVATIONS,
+    TTA_CHOICES,
     Blending,
     InferenceConfig,
     Normalization,
-    TestTimeAugmentation,
     json_object,
 )
 from napari_seamless.engine.errors import ConfigError, ModelError, SeamlessError, one_line
 from napari_seamless.gui.controller import Controller, State
 from napari_seamless.gui.overlays import OVERLAY_KEY
 from napari_seamless.gui.request import Request, source_of
+from napari_seamless.metrics import METRIC_NAMES
 from napari_seamless.models import sniff_format
 
 _PROBLEM = "color: #ff8a80;"
@@ -58,8 +61,18 @@ class BlendedInference(Container):
         self._status.native.setSizePolicy(
             QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred
         )
+        self._truth = _labels_choice(napari_viewer)
+        self._scores = Table(name="scores", visible=False)
         self.extend(
-            [*self._inputs, _controls(), _overlay_boxes(), _row(self._bar), _row(self._status)]
+            [
+                *self._inputs,
+                self._truth,
+                _controls(),
+                _overlay_boxes(),
+                _row(self._bar),
+                _row(self._status),
+                _row(self._scores),
+            ]
         )
         _align_labels(self)
         self._busy = False
@@ -116,6 +129,20 @@ class BlendedInference(Container):
         """Return which overlays are switched on."""
         return {name for name in _OVERLAYS if getattr(self, f"show_{name}").value}
 
+    def truth(self) -> Labels | None:
+        """Return the labels layer to score against, if one is chosen."""
+        layer: Labels | None = self._truth.value
+        return layer
+
+    def show_scores(self, scores: Mapping[str, float]) -> None:
+        """Show metrics in a small table; without any, hide it."""
+        self._scores.visible = bool(scores)
+        self._scores.value = {
+            "data": [[f"{scores[name]:.3f}"] for name in METRIC_NAMES if name in scores],
+            "index": [label for name, label in METRIC_NAMES.items() if name in scores],
+            "columns": ["score"],
+        }
+
     def overlay_removed(self, name: str) -> None:
         """Switch off an overlay whose layer the user removed."""
         getattr(self, f"show_{name}").value = False
@@ -167,6 +194,7 @@ class BlendedInference(Container):
         self.export_button.changed.connect(self._controller.export)
         for name in _OVERLAYS:
             getattr(self, f"show_{name}").changed.connect(self._controller.update_overlays)
+        self._truth.changed.connect(self._controller.score)
         for field in self._inputs:
             field.changed.connect(self._validate)
         for name in ("image", "patch_size", "overlap", "blending"):
@@ -268,21 +296,22 @@ def _inputs(viewer: "napari.viewer.Viewer") -> list[Any]:
         ),
         ComboBox(
             name="activation",
-            choices=get_args(Activation),
+            choices=ACTIVATIONS,
             value="sigmoid",
             tooltip="Applied to each patch before blending",
         ),
         ComboBox(
             name="normalization",
-            choices=get_args(Normalization),
+            choices=[name for name in get_args(Normalization) if name != "fixed"],
             value="dtype",
-            tooltip="dtype: unsigned integers are divided by their largest value",
+            tooltip="dtype: unsigned integers are divided by their largest value; "
+            "others use statistics of the whole image",
         ),
         ComboBox(
             name="tta",
             label="TTA",
-            choices=get_args(TestTimeAugmentation),
-            tooltip="Test-time augmentation",
+            choices=TTA_CHOICES,
+            tooltip="Test-time augmentation: flips along axes and turns in a plane, averaged",
         ),
     ]
 
@@ -291,6 +320,16 @@ def _images(viewer: "napari.viewer.Viewer") -> list[Image]:
     """Return the image layers of a viewer, without the overlays."""
     images = [layer for layer in viewer.layers if isinstance(layer, Image)]
     return [image for image in images if OVERLAY_KEY not in image.metadata]
+
+
+def _labels_choice(viewer: "napari.viewer.Viewer") -> ComboBox:
+    return ComboBox(
+        name="truth",
+        label="labels",
+        choices=lambda box: [layer for layer in viewer.layers if isinstance(layer, Labels)],
+        nullable=True,
+        tooltip="Labels layer to score the prediction against, foreground where not 0",
+    )
 
 
 def _controls() -> Container:

@@ -90,11 +90,11 @@ class RunWorker(GeneratorWorker):
         self._stream.cancel()
 
 
-Task = Callable[[], str | None]
-"""Work to be done once; it returns what went wrong, in one line, or None."""
+Task = Callable[[], Any]
+"""Work to be done once. What goes wrong it returns, in one line: it must not raise."""
 
 
-def start_task(task: Task, done: Callable[[str | None], None]) -> None:
+def start_task(task: Task, done: Callable[[Any], None]) -> None:
     """Do a task on a thread; `done` gets what it returns on the main thread."""
     worker = create_worker(task, _start_thread=False)
     worker.returned.connect(done)
