@@ -83,3 +83,10 @@ class TwoChannels(Doubled):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         doubled = super().forward(image)
         return torch.cat([doubled, 3 * doubled], dim=1)
+
+
+class Cropping(Doubled):
+    """Cuts off what a valid convolution would: 1 voxel along Z, 4 along Y and X on each side."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image)[..., 1:-1, 4:-4, 4:-4]

@@ -20,6 +20,9 @@ from napari_seamless.gui.worker import Ended
 pytestmark = pytest.mark.usefixtures("qapp")  # the throttles need Qt's timers
 
 
+CONFIG = InferenceConfig(patch_size=(4, 16, 16), batch_size=4, device="cpu")
+
+
 class FakeForm:
     """Remembers what it was told."""
 
@@ -33,7 +36,7 @@ class FakeForm:
         self.labels: Labels | None = None
         self.scores: list[dict[str, float]] = []
 
-    def truth(self) -> Labels | None:
+    def chosen_labels(self) -> Labels | None:
         return self.labels
 
     def show_scores(self, scores) -> None:
@@ -43,6 +46,9 @@ class FakeForm:
         if self.refusal:
             raise self.refusal
         return self._request
+
+    def ask_for(self, request: Request) -> None:
+        self._request = request
 
     def plan(self):
         return self._request.image, self._request.config
@@ -98,8 +104,7 @@ def stage(checkpoint_of, volume):
     """A controller, its form, viewer and background."""
     viewer = ViewerModel()
     image = viewer.add_layer(Image(volume, name="volume", scale=(3, 1, 1)))
-    config = InferenceConfig(patch_size=(4, 16, 16), batch_size=4, device="cpu")
-    form = FakeForm(Request(image, checkpoint_of(networks.Doubled), "networks:Doubled", {}, config))
+    form = FakeForm(Request(image, checkpoint_of(networks.Doubled), "networks:Doubled", {}, CONFIG))
     background = Background()
 
     def at_once(task, done) -> None:
@@ -254,3 +259,70 @@ def test_overlays_lie_above_the_prediction_that_comes_after_them(stage):
     names = [layer.name for layer in viewer.layers]
     assert names.index("volume prediction") == 1
     assert set(names[2:]) == {"patch grid", "coverage"}
+
+
+def test_a_finished_prediction_is_scored_against_the_chosen_labels(stage, volume):
+    controller, form, viewer, background = stage
+    form.labels = viewer.add_layer(Labels((2 * volume > 3).astype(int) * 7, name="truth"))
+    scored = []
+    controller.scored.connect(scored.append)
+    controller.run()
+    background.deliver_all()
+
+    # 2 x (1 to 2) is above 0.5 everywhere, so that precision is the share of the foreground
+    share = (2 * volume > 3).mean()
+    assert form.scores[-1]["precision"] == pytest.approx(share)
+    assert form.scores[-1]["recall"] == 1
+    assert scored == form.scores[-1:]
+
+    controller.run()
+    assert form.scores[-1] == {}  # those of the last run are gone
+
+
+def test_a_partial_prediction_is_scored_where_it_is(stage, volume):
+    controller, form, viewer, background = stage
+    form.labels = viewer.add_layer(Labels((2 * volume > 3).astype(int), name="truth"))
+    controller.run()
+    background.deliver(3)
+    covered = ~np.isnan(np.asarray(controller.live.volume)[0])
+    controller.cancel()
+    background.deliver_all()
+
+    assert form.scores[-1]["voxels"] == np.count_nonzero(covered) < volume.size
+
+
+def test_labels_chosen_later_are_compared_and_those_of_another_shape_refused(stage, volume):
+    controller, form, viewer, background = stage
+    controller.run()
+    background.deliver_all()
+    assert form.scores == [{}, {}]
+    form.labels = viewer.add_layer(Labels(np.ones(volume.shape, int), name="all"))
+    controller.score()
+    assert form.scores[-1]["recall"] == 1
+    form.labels = viewer.add_layer(Labels(np.ones((3, 4, 5), int), name="other"))
+    controller.score()
+
+    assert form.scores[-1] == {}
+    text, problem = form.said[-1]
+    assert problem
+    assert text.startswith("Not scored: ")
+    assert "(1, 3, 4, 5)" in text
+
+
+def test_the_grid_of_a_network_that_crops_is_shown_from_its_first_batch_on(stage, volume):
+    controller, form, viewer, background = stage
+    checkpoint = form.request().checkpoint  # both networks have the same weights
+    form.ask_for(Request(viewer.layers[0], checkpoint, "networks:Cropping", {}, CONFIG))
+    form.overlays = {"coverage"}
+    controller.run()
+    background.deliver(1)
+    before = np.asarray(viewer.layers["coverage"].data).shape
+    background.deliver_all()
+
+    layer = viewer.layers["volume prediction"]
+    np.testing.assert_allclose(np.asarray(layer.data), 2 * volume, rtol=1e-6)
+    coverage = np.asarray(viewer.layers["coverage"].data)
+    assert coverage.shape == before == volume.shape
+    assert coverage.min() == 1  # of the cores, which lie side by side at least
+    np.testing.assert_array_equal(coverage, controller._run.coverage[0])
+    assert layer.metadata["napari-seamless"]["total"] == controller._run.total

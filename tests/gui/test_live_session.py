@@ -294,3 +294,21 @@ def test_export_without_a_prediction_says_so(session_over, volume):
     session.press("export_button")
 
     assert "no prediction to export" in session.status
+
+
+def test_scores_against_a_labels_layer_are_shown(session_over, checkpoint_of, volume):
+    session = session_over(volume)
+    truth = session.viewer.add_labels((volume > 1.25).astype(int), name="truth")
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    assert not session.widget.scores.visible
+    session.widget.truth.value = truth
+    with session.qtbot.waitSignal(session.widget.controller.scored, timeout=15_000):
+        session.press("run_button")
+
+    assert session.widget.scores.visible
+    share = np.mean(volume > 1.25)  # everything is predicted above 0.5
+    assert f"<td>precision</td><td style='padding-left: 24px'>{share:.3f}</td>" in (
+        session.widget.scores.value
+    )
+    session.widget.truth.value = None
+    assert not session.widget.scores.visible

@@ -100,6 +100,7 @@ class _Story:
         widget.image.value = self._viewer.layers["EM-like volume"]
         widget.checkpoint.value = CHECKPOINT
         widget.patch_size.value = PATCH_SIZE
+        widget.truth.value = self._viewer.layers["membranes (truth)"]
         widget.controller.progressed.connect(self._progressed)
         widget.controller.ended.connect(self._ended)
         self._began = time.perf_counter()

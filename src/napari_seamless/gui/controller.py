@@ -56,7 +56,7 @@ class Form(Protocol):
     def overlay_removed(self, name: str) -> None:
         """Switch off an overlay whose layer the user removed."""
 
-    def truth(self) -> Labels | None:
+    def chosen_labels(self) -> Labels | None:
         """Return the labels layer to score against, if one is chosen."""
 
     def show_scores(self, scores: Mapping[str, float]) -> None:
@@ -92,6 +92,8 @@ class Controller:
     """Patches done, and in all; after the layer was told."""
     ended = Signal(str)
     """The last line of a run, when it has ended in any way."""
+    scored = Signal(dict)
+    """The metrics of the newest prediction against the chosen labels, when they are shown."""
 
     def __init__(
         self,
@@ -199,7 +201,7 @@ class Controller:
     def score(self) -> None:
         """Compare the newest prediction with the chosen labels, and show how good it is."""
         self._form.show_scores({})
-        truth = self._form.truth()
+        truth = self._form.chosen_labels()
         if truth is None or self._live is None or self.is_busy:
             return
         self._start_task(
@@ -208,12 +210,17 @@ class Controller:
         )
 
     def _scored(self, generation: int, truth: Labels, scores: dict[str, float] | str) -> None:
-        if generation != self._generation or self._is_closed or self._form.truth() is not truth:
+        if (
+            generation != self._generation
+            or self._is_closed
+            or self._form.chosen_labels() is not truth
+        ):
             return
         if isinstance(scores, str):
             self._form.say(f"Not scored: {scores}", problem=True)
         else:
             self._form.show_scores(scores)
+            self.scored.emit(scores)
 
     def update_overlays(self) -> None:
         """Show the overlays that are switched on, of the run or of the one being planned."""

@@ -17,7 +17,6 @@ from magicgui.widgets import (
     ProgressBar,
     PushButton,
     SpinBox,
-    Table,
     TupleEdit,
     Widget,
 )
@@ -62,7 +61,7 @@ class BlendedInference(Container):
             QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred
         )
         self._truth = _labels_choice(napari_viewer)
-        self._scores = Table(name="scores", visible=False)
+        self._scores = Label(name="scores", visible=False)
         self.extend(
             [
                 *self._inputs,
@@ -129,19 +128,20 @@ class BlendedInference(Container):
         """Return which overlays are switched on."""
         return {name for name in _OVERLAYS if getattr(self, f"show_{name}").value}
 
-    def truth(self) -> Labels | None:
+    def chosen_labels(self) -> Labels | None:
         """Return the labels layer to score against, if one is chosen."""
         layer: Labels | None = self._truth.value
         return layer
 
     def show_scores(self, scores: Mapping[str, float]) -> None:
         """Show metrics in a small table; without any, hide it."""
+        rows = "".join(
+            f"<tr><td>{label}</td><td style='padding-left: 24px'>{scores[name]:.3f}</td></tr>"
+            for name, label in METRIC_NAMES.items()
+            if name in scores
+        )
+        self._scores.value = f"<table>{rows}</table>"
         self._scores.visible = bool(scores)
-        self._scores.value = {
-            "data": [[f"{scores[name]:.3f}"] for name in METRIC_NAMES if name in scores],
-            "index": [label for name, label in METRIC_NAMES.items() if name in scores],
-            "columns": ["score"],
-        }
 
     def overlay_removed(self, name: str) -> None:
         """Switch off an overlay whose layer the user removed."""
