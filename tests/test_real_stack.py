@@ -56,6 +56,27 @@ def test_it_equals_a_plain_loop_everywhere(real_data, predicted, facts):
     np.testing.assert_allclose(predicted[0], plain_loop(raw, network), atol=1e-5, rtol=0)
 
 
+def test_flips_do_not_lower_the_dice(real_data, facts):
+    """The whole stack gains as well (docs/settings.md); this is a corner of it, to save time."""
+    with h5py.File(real_data / "vnc_stack1.h5") as file:
+        raw, truth = file["raw"][12:20, :512, :512], file["membranes"][12:20, :512, :512]
+    model = ns.load_model(
+        real_data / "vnc_unet_state_dict.pt", facts["architecture"], facts["arguments"]
+    )
+
+    def dice_with(tta: str) -> float:
+        config = ns.InferenceConfig(
+            patch_size=PATCH, activation="sigmoid", batch_size=4, device="cpu", tta=tta
+        )
+        found = ns.predict(raw, model, config, progress=False).array[0, 4:] > 0.5
+        return 2 * (found & (truth[4:] > 0)).sum() / (found.sum() + (truth[4:] > 0).sum())
+
+    plain, flipped = dice_with("none"), dice_with("flip")
+
+    assert plain > 0.7
+    assert flipped >= plain
+
+
 def plain_loop(raw: np.ndarray, network: torch.nn.Module) -> np.ndarray:
     """Return sum(w p) / sum(w) with the gaussian of PyTorch Connectomics 1.x, written out."""
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in PATCH), indexing="ij")
