@@ -1,6 +1,10 @@
 """Where the rooms meet: what a caller names (paths, arrays, checkpoints) becomes an engine run."""
 
+import json
 import os
+import re
+import secrets
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
@@ -21,12 +27,13 @@ from napari_seamless.engine.errors import (
     OutputError,
     SeamlessError,
     SourceError,
-    WriteError,
     one_line,
 )
 from napari_seamless.engine.grid import Box
+from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.run import Run
-from napari_seamless.engine.source import Source, read_patch, spatial_shape
+from napari_seamless.engine.source import ArraySource, Source, read_patch, spatial_shape
+from napari_seamless.engine.volume_plan import VolumePlan
 from napari_seamless.io.sources import open_sources
 from napari_seamless.io.stores import open_store, versions
 from napari_seamless.metrics import SLAB_VOXELS, Kind, VoxelMetrics, evaluate
@@ -46,10 +53,10 @@ class Prediction:
         its standard deviation over variants, and "labels", if asked for; "heads/NAME", the heads
         of the network that are not shown. NaN where a volume that failed was not predicted.
     metrics : dict or None
-        Scores against the labels, if labels were given; see `metrics.VoxelMetrics`. Of several
-        volumes, those of all voxels together.
+        Scores against the labels, if labels were given and fit; see `metrics.VoxelMetrics`. Of
+        several volumes, those of all voxels together that were predicted.
     failures : dict of int to SeamlessError
-        What went wrong with which of several volumes.
+        What went wrong with which of several volumes, by vol_id.
     """
 
     outputs: tuple[dict[str, NDArray[Any]], ...]
@@ -112,9 +119,11 @@ class InferenceRun(Run):
             for each, original in zip(sources, inputs, strict=True):
                 if each is not original:  # a Source that was handed in stays the caller's
                     opened.callback(each.close)
-            self.paths = [] if output is None else _output_paths(output, sources)
+            self.paths = (
+                [] if output is None else output_paths(output, [source.name for source in sources])
+            )
             for path in self.paths:
-                _refuse_input_as_output(path, [*inputs, model])
+                refuse_input_as_output(path, [*inputs, model])
             stores = [open_store(path, overwrite=overwrite) for path in self.paths]
             module, provenance = _network(model)
             facts = {"versions": versions(), **provenance}
@@ -141,28 +150,29 @@ class InferenceRun(Run):
             If there are more or fewer than volumes.
         SourceError
             If one cannot be opened, or its shape does not fit.
+        OutputError
+            If one would be replaced by the prediction.
         """
         several = labels if isinstance(labels, (list, tuple)) else [labels]
         if len(several) != len(self.plan.volumes):
             raise ConfigError(
                 f"labels are {len(several)} for {len(self.plan.volumes)} volumes; give one each"
             )
+        for path in self.paths:
+            refuse_input_as_output(path, several)
         sources = open_sources(several)
-        for source, original, volume in zip(sources, several, self.plan.volumes, strict=True):
+        for source, original in zip(sources, several, strict=True):
             if source is not original:
                 self._opened.callback(source.close)
-            if spatial_shape(source) not in (volume.whole, volume.grid.shape):
-                raise SourceError(
-                    f"labels {source.name} have shape {spatial_shape(source)}; they must have "
-                    f"that of the prediction, {volume.whole} (Z, Y, X)"
-                )
+        for source, volume in zip(sources, self.plan.volumes, strict=True):
+            _check_labels(source, volume)
         return sources
 
     def scores(self, labels: Sequence[Source]) -> dict[str, float]:
         """Return the metrics of what is predicted so far, over all volumes; see `open_labels`."""
         metrics = VoxelMetrics(self.plan.config.threshold)
         for vol_id, source in enumerate(labels):
-            if vol_id in self.failures and not self.progress(vol_id)[0]:
+            if not self.progress(vol_id)[0]:
                 continue
             volume, live = self.plan.volumes[vol_id], self.live[vol_id]
             shift = volume.origin if spatial_shape(source) == volume.whole else (0, 0, 0)
@@ -205,7 +215,8 @@ def predict(
     Returns
     -------
     Prediction
-        Of several volumes, one that failed is in its `failures` and a warning names it.
+        Of several volumes, one that failed is in its `failures` and a RuntimeWarning names it;
+        another says so if the labels hold what cannot be compared.
 
     Raises
     ------
@@ -222,7 +233,11 @@ def predict(
         drain(run, progress)
         for line in failure_lines(run):
             warnings.warn(line, RuntimeWarning, stacklevel=2)
-        metrics = None if truth is None else run.scores(truth)
+        metrics = None
+        try:
+            metrics = None if truth is None else run.scores(truth)
+        except SourceError as error:  # the prediction is worth more than its scores
+            warnings.warn(f"no metrics: {one_line(error)}", RuntimeWarning, stacklevel=2)
         outputs = tuple(
             {name: np.asarray(array) for name, array in run.outputs(vol_id).items()}
             for vol_id in range(len(run.plan.volumes))
@@ -235,6 +250,9 @@ def evaluate_files(
 ) -> dict[str, float]:
     """Compare two volumes in files; see `metrics.evaluate`.
 
+    A prediction that was saved scaled, or as integers, is compared as it was predicted; as integers
+    it does not say which voxels were not predicted, and has 0 there.
+
     Raises
     ------
     SourceError
@@ -245,56 +263,134 @@ def evaluate_files(
         for source in sources:
             opened.callback(source.close)
         predicted, truth = sources
+        if kind != "segmentation" and (scale := _saved_scale(predicted.name)):
+            predicted, kind = _as_predicted(predicted, scale), "probability"
         return evaluate(predicted, truth, threshold, kind=kind)
 
 
 def failure_lines(run: Run) -> list[str]:
-    """Say in one line each which of several volumes failed, and why."""
-    return [
-        f"{run.plan.volumes[vol_id].name} failed: {one_line(error)}"
-        for vol_id, error in run.failures.items()
-    ]
+    """Say in one line each which volume failed, why, and what is kept of it."""
+    lines = []
+    for vol_id, error in sorted(run.failures.items()):
+        name, text = run.plan.volumes[vol_id].name, one_line(error)
+        if len(run.plan.volumes) > 1 and not text.startswith(name):
+            text = f"{name} failed: {text}"
+        lines.append("; ".join([text, *getattr(error, "__notes__", [])]))
+    return lines
 
 
-def drain(run: Run, progress: bool = True) -> None:
+def drain(run: InferenceRun, progress: bool = True) -> None:
     """Iterate over a run to its end, with a progress bar that counts patches.
 
-    A prediction whose output cannot be written goes to the folder for temporary files instead; a
-    note of the error says where.
+    A prediction whose output cannot be written goes to the folder for temporary files instead.
+    Notes of the errors say where what was done is kept.
     """
+    hidden = not progress or sys.stderr is None  # a program without a console has none
     try:
-        with tqdm(
-            total=run.total, unit=" patches", disable=not progress, dynamic_ncols=True
-        ) as bar:
+        with tqdm(total=run.total, unit=" patches", disable=hidden, dynamic_ncols=True) as bar:
             for event in run:
                 bar.total = event.total
                 bar.update(event.done - bar.n)
     finally:
         for vol_id, error in run.failures.items():
-            if isinstance(error, WriteError):
+            if vol_id in run.unwritten:
                 error.add_note(_rescue(run, vol_id))
+            elif vol_id in run.written:
+                done, total = run.progress(vol_id)
+                error.add_note(f"{run.paths[vol_id]} keeps {done} of {total} patches")
 
 
 def _rescue(run: Run, vol_id: int) -> str:
-    path = Path(tempfile.gettempdir()) / f"napari-seamless-{os.getpid()}-{vol_id}.h5"
+    name = f"napari-seamless-{secrets.token_hex(4)}-{vol_id}.h5"
+    path = Path(tempfile.gettempdir()) / name
     try:
-        open_store(path, overwrite=True).write(run.outputs(vol_id), run.metadata(vol_id))
+        open_store(path).write(run.files(vol_id), run.metadata(vol_id))
     except SeamlessError as error:
         return f"it could not be kept elsewhere either ({one_line(error)})"
     return f"the prediction is kept in {path}"
 
 
-def _output_paths(output: PathLike, sources: Sequence[Source]) -> list[Path]:
-    """Return where each volume's prediction is written."""
-    pattern = str(output)
-    paths = [
-        Path(pattern.replace("{name}", _short(source.name)).replace("{vol_id}", str(vol_id)))
-        for vol_id, source in enumerate(sources)
-    ]
-    if len(set(paths)) < len(paths):
+def _saved_scale(name: str) -> float | None:
+    """Return by what a prediction was multiplied when it was saved; None if it was not.
+
+    `name` is that of a source. Only files that this project wrote say so.
+    """
+    path, _, dataset = name.partition("::")
+    if dataset == "labels":
+        return None
+    try:
+        config = InferenceConfig(**_saved_config(path))
+    except (ValueError, TypeError):  # another program's
+        return None
+    is_float = config.output_dtype.startswith("float")
+    default = 1 if is_float else np.iinfo(config.output_dtype).max
+    scale = float(config.intensity_scale or default)
+    return None if is_float and scale == 1 else scale
+
+
+def _saved_config(path: str) -> Any:
+    """Return the settings that are written in a file, or whatever else is there."""
+    if h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            attributes = file["main"].attrs if "main" in file else {}
+            return json.loads(attributes.get("config", "{}"))
+    if path.lower().endswith((".tif", ".tiff")):
+        with tifffile.TiffFile(path) as file:
+            return (file.shaped_metadata or ({},))[0].get("config")
+    return {}
+
+
+def _as_predicted(source: Source, scale: float) -> ArraySource:
+    """Return a source of the values before they were scaled."""
+
+    def read(ranges: tuple[slice, ...]) -> NDArray[Any]:
+        exact = source.read(Box.of(ranges[1:]))[ranges[0]].astype(np.float64)
+        return (exact / scale).astype(np.float32)
+
+    return ArraySource(LazyArray(source.shape, np.float32, read), source.name)
+
+
+def _check_labels(labels: Source, volume: VolumePlan) -> None:
+    """Check that labels cover the whole volume at the prediction's resolution, or the region."""
+    shapes = dict.fromkeys([volume.whole, volume.grid.shape])
+    if spatial_shape(labels) not in shapes:
+        raise SourceError(
+            f"labels {labels.name} have shape {spatial_shape(labels)}; for {volume.name} they must "
+            f"have {' or, of the region, '.join(map(str, shapes))} (Z, Y, X): crop or resample them"
+        )
+
+
+def output_paths(output: PathLike, names: Sequence[str]) -> list[Path]:
+    """Return where each volume's prediction is written.
+
+    Parameters
+    ----------
+    output : path
+        With "{vol_id}" or "{name}" in it for several volumes.
+    names : sequence of str
+        Of the volumes.
+
+    Raises
+    ------
+    ConfigError
+        If it has other placeholders, or is one file for several volumes.
+    """
+    pattern = os.fspath(output)
+    unknown = set(re.findall(r"{\w*}", Path(pattern).name)) - {"{name}", "{vol_id}"}
+    if unknown:
         raise ConfigError(
-            f"output {output} is one file for several of {len(sources)} volumes; "
-            "put {vol_id} or {name} into it, as in out_{vol_id}.h5"
+            f"output {pattern} has {min(unknown)} in it; only {{name}} and {{vol_id}} stand for "
+            "something: a volume's name, and its number from 0"
+        )
+    paths = [
+        Path(pattern.replace("{vol_id}", str(vol_id)).replace("{name}", _short(name)))
+        for vol_id, name in enumerate(names)
+    ]
+    twice = [path for path in paths if paths.count(path) > 1]
+    if twice:
+        raise ConfigError(
+            f"output {twice[0]} is one file for several volumes; "
+            "put {vol_id} into it, as in out_{vol_id}.h5"
         )
     return paths
 
@@ -304,15 +400,15 @@ def _short(name: str) -> str:
     return Path(name.partition("::")[0]).stem.replace(" ", "_")
 
 
-def _refuse_input_as_output(output: PathLike, inputs: list[Any]) -> None:
-    """Writing replaces the output, so it must not be the volume or the checkpoint."""
-    paths = [each.report.path if isinstance(each, LoadedModel) else each for each in inputs]
-    for path in paths:
-        if not isinstance(path, PathLike):
+def refuse_input_as_output(output: Path, inputs: Sequence[Any]) -> None:
+    """Writing replaces the output, so it must be neither a volume, nor labels or checkpoint."""
+    target = os.path.expanduser(output)
+    for each in inputs:
+        path = each.report.path if isinstance(each, LoadedModel) else each
+        if not isinstance(path, (str, os.PathLike)):
             continue
-        file = Path(str(path).partition("::")[0]).expanduser()
-        target = Path(output).expanduser()
-        if file.exists() and target.exists() and file.samefile(target):
+        file = os.path.expanduser(os.fspath(path).partition("::")[0])
+        if os.path.exists(file) and os.path.exists(target) and os.path.samefile(file, target):
             raise OutputError(f"output {output} is also an input; choose another name")
 
 

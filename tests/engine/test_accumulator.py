@@ -25,8 +25,9 @@ from engine.helpers import (
     properties,
     seeds,
 )
-from napari_seamless.engine.accumulator import PIECE_VOXELS
+from napari_seamless.engine.accumulator import PIECE_VOXELS, BlendAccumulator
 from napari_seamless.engine.grid import Box
+from napari_seamless.engine.windows import build_window
 
 
 def whole(layout: Layout) -> Box:
@@ -293,3 +294,191 @@ def test_a_patch_for_which_there_is_no_memory_is_not_half_added(monkeypatch):
     for index in range(2):
         accumulator.add(index, prediction)
     np.testing.assert_allclose(accumulator.result(), 1, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------ finish
+
+
+def shares(values: np.ndarray) -> np.ndarray:
+    """Softmax over all channels: twice is not once, and no channel can do without the others."""
+    assert values.dtype == np.float32
+    assert values.ndim == 4
+    assert len(values) == 3
+    weights = np.exp(values.astype(float))
+    return (weights / weights.sum(axis=0)).astype(np.float32)
+
+
+def random_predictions(layout: Layout, channels: int, seed: int) -> list[torch.Tensor]:
+    """Predictions of all patches, each on its own; neighbours disagree."""
+    random = np.random.default_rng(seed)
+    return [
+        torch.from_numpy(random.uniform(0.5, 2, (channels, *layout.patch_size)).astype(np.float32))
+        for _ in layout.positions
+    ]
+
+
+@properties(60)
+@given(st.data(), layouts(), st.sampled_from(MODES), seeds)
+def test_finish_is_applied_once_to_blended_values_at_every_step_whatever_is_looked_at(
+    data, layout, mode, seed
+):
+    window = build_window(layout.patch_size, mode)
+    accumulator = BlendAccumulator(layout.grid, window, shares)
+    reference = Reference(layout.shape, layout.patch_size, mode, 3)
+    predictions = random_predictions(layout, 3, seed)
+    box = data.draw(boxes(layout.shape))
+    channels = data.draw(st.sampled_from([slice(0, 3), slice(0, 1), slice(1, 3), slice(2, 3)]))
+    live = accumulator.live(channels)
+    for index in np.random.default_rng(seed).permutation(len(predictions)):
+        accumulator.add(int(index), predictions[index])
+        reference.add(layout.positions[index], predictions[index].numpy())
+        weights = np.exp(reference.blended)
+        expected = weights / weights.sum(axis=0)
+        assert_blended(accumulator.partial(box, channels), expected[channels, *box.slices])
+        assert_blended(np.asarray(live), expected[channels])
+    assert_blended(accumulator.result(), expected)
+
+
+def test_finish_after_blending_is_not_finish_of_each_patch():
+    """What the activation before blending would give is another number."""
+    layout = Layout((1, 1, 6), (1, 1, 4), 0.5)
+    window = build_window(layout.patch_size, "constant")
+    accumulator = BlendAccumulator(layout.grid, window, lambda values: values**2)
+    accumulator.add(0, torch.full((1, 1, 1, 4), 1.0))
+    accumulator.add(1, torch.full((1, 1, 1, 4), 3.0))
+    assert accumulator.result().ravel().tolist() == [1, 1, 4, 4, 9, 9]  # (1 + 9) / 2 is 5
+
+
+@pytest.mark.parametrize("finish", [None, shares])
+def test_finish_works_on_pieces_of_large_chunks(monkeypatch, finish):
+    monkeypatch.setattr("napari_seamless.engine.accumulator.PIECE_VOXELS", 13 * 11 * 2 + 1)
+    layout = Layout((9, 13, 11), (9, 13, 8), 0.5)  # one chunk, in pieces of two planes
+    accumulator = BlendAccumulator(layout.grid, build_window((9, 13, 8), "gaussian"), finish)
+    reference = Reference(layout.shape, layout.patch_size, "gaussian", 3)
+    for index, prediction in enumerate(random_predictions(layout, 3, 0)):
+        accumulator.add(index, prediction)
+        reference.add(layout.positions[index], prediction.numpy())
+        expected = reference.blended if finish is None else shares_of(reference.blended)
+        assert_blended(np.asarray(accumulator.live(slice(0, 3))), expected)
+    assert_blended(accumulator.result(), expected)
+
+
+def shares_of(blended: np.ndarray) -> np.ndarray:
+    weights = np.exp(blended)
+    return weights / weights.sum(axis=0)
+
+
+def test_a_result_asked_for_while_the_last_chunks_are_finished_is_the_truth():
+    """As a viewer's thread may: every patch is in, but some chunks are not normalised yet."""
+    layout = Layout((1, 8, 6), (1, 8, 4), 0.5)
+    asked: list[np.ndarray] = []
+
+    def finish(values: np.ndarray) -> np.ndarray:
+        if accumulator.done == 2 and not asked:
+            asked.append(values)
+            asked[0] = accumulator.result().copy()
+        return values
+
+    accumulator = BlendAccumulator(layout.grid, build_window((1, 8, 4), "gaussian"), finish)
+    for index in range(2):
+        accumulator.add(index, torch.full((1, 1, 8, 4), 2.5))
+    np.testing.assert_allclose(asked[0], np.full((1, 1, 8, 6), 2.5), rtol=RELATIVE)
+
+
+# ------------------------------------------------------------------------------ shares
+
+SHARED = Layout((11, 14, 9), (4, 6, 5), 0.5)
+MERGED = 1e-7
+"""Sums are float64, so that who adds to whom is in the last digit of float32 at most."""
+
+
+def share_of(finish=None, layout: Layout = SHARED, is_share: bool = True) -> BlendAccumulator:
+    window = build_window(layout.patch_size, "gaussian")
+    return BlendAccumulator(layout.grid, window, finish, is_share=is_share)
+
+
+def filled(accumulator: BlendAccumulator, indices, predictions) -> BlendAccumulator:
+    for index in indices:
+        accumulator.add(int(index), predictions[index])
+    return accumulator
+
+
+def merge(target: BlendAccumulator, others: list[BlendAccumulator], channels: int) -> None:
+    """Add up chunk by chunk, as processes do that send theirs to one."""
+    for chunk in range(target.chunk_count):
+        for other in others:
+            target.sums(chunk, channels).add_(other.sums(chunk, channels))
+    target.adopt(np.logical_or.reduce([other.patches_done for other in others]))
+
+
+@pytest.mark.parametrize("finish", [None, shares])
+@pytest.mark.parametrize("seed", range(6))
+def test_two_shares_merged_in_either_order_are_the_whole(seed, finish):
+    predictions = random_predictions(SHARED, 3, seed)
+    single = filled(share_of(finish, is_share=False), range(len(predictions)), predictions)
+    order = np.random.default_rng(seed).permutation(len(predictions))
+    cut = [0, 1, len(order) // 2, len(order) // 3, len(order) - 1, len(order)][seed]
+    whole = Box.of_shape(SHARED.shape)
+    for into in (0, 1, 2):
+        parts = [filled(share_of(finish), part, predictions) for part in (order[:cut], order[cut:])]
+        target = share_of(finish) if into == 2 else parts.pop(into)  # the third has no patch
+        merge(target, parts, 3)
+        assert target.done == len(predictions)
+        np.testing.assert_allclose(target.result(), single.result(), rtol=MERGED, atol=0)
+        np.testing.assert_allclose(
+            target.partial(whole, slice(1, 3)), single.result()[1:], rtol=MERGED, atol=0
+        )
+
+
+def test_a_share_keeps_its_sums_open_and_its_views_true_until_it_is_adopted_into():
+    predictions = random_predictions(SHARED, 2, 0)
+    mine = range(0, len(predictions), 2)
+    share = filled(share_of(), mine, predictions)
+    reference = Reference(SHARED.shape, SHARED.patch_size, "gaussian", 2)
+    for index in mine:
+        reference.add(SHARED.positions[index], predictions[index].numpy())
+    assert_blended(np.asarray(share.live(slice(0, 2))), reference.blended)
+    assert_sums(share, reference)
+    for chunk in range(share.chunk_count):
+        assert share.sums(chunk, 2).dtype == torch.float64
+    total = sum(float(share.sums(chunk, 2).sum()) for chunk in range(share.chunk_count))
+    assert total == pytest.approx(reference.sums.sum(), rel=RELATIVE)
+    with pytest.raises(ValueError, match=f"{len(mine)} of {len(predictions)} patches"):
+        share.result()
+
+
+def test_a_share_of_all_patches_has_a_result_before_it_is_adopted_into():
+    """It was memory that nothing had been written to."""
+    predictions = random_predictions(SHARED, 3, 1)
+    for finish in (None, shares):
+        share = filled(share_of(finish), range(len(predictions)), predictions)
+        single = filled(share_of(finish, is_share=False), range(len(predictions)), predictions)
+        np.testing.assert_allclose(share.result(), single.result(), rtol=MERGED, atol=0)
+        share.adopt(share.patches_done)
+        np.testing.assert_allclose(share.result(), single.result(), rtol=MERGED, atol=0)
+
+
+def test_shares_that_lack_patches_are_the_partial_truth_when_merged():
+    predictions = random_predictions(SHARED, 2, 2)
+    order = np.random.default_rng(2).permutation(len(predictions))
+    here, there = order[:20], order[20:35]
+    target = filled(share_of(), here, predictions)
+    merge(target, [filled(share_of(), there, predictions)], 2)
+    reference = Reference(SHARED.shape, SHARED.patch_size, "gaussian", 2)
+    for index in order[:35]:
+        reference.add(SHARED.positions[index], predictions[index].numpy())
+    assert np.isnan(reference.blended).any()
+    assert_blended(np.asarray(target.live(slice(0, 2))), reference.blended)
+    assert_sums(target, reference)
+    assert target.done == 35
+
+
+def test_sums_of_a_finished_chunk_are_refused_and_the_chunk_stays():
+    """New sums would be zero, and the chunk's values lost at the next `adopt`."""
+    predictions = random_predictions(SHARED, 1, 3)
+    accumulator = filled(share_of(is_share=False), range(len(predictions)), predictions)
+    before = accumulator.result().copy()
+    with pytest.raises(ValueError, match="chunk 0 is finished"):
+        accumulator.sums(0, 1)
+    accumulator.adopt(accumulator.patches_done)
+    np.testing.assert_array_equal(accumulator.result(), before)

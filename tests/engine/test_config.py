@@ -103,7 +103,7 @@ def refusal(**settings) -> str:
         ({"region": "0:8,9:9,0:64"}, "region ((0, 8), (9, 9), (0, 64)) ", "larger than its start"),
         ({"planes": "w"}, "planes 'w' ", "'zyx'"),
         ({"activation": "0:3=relu"}, "activation '0:3=relu' ", "none, sigmoid, softmax or tanh"),
-        ({"normalization": "fixed"}, "mean_std None ", "(mean, std)"),
+        ({"normalization": "fixed"}, "mean_std None ", "give mean and standard deviation"),
         ({"mean_std": (0, 1)}, "mean_std (0.0, 1.0) ", "normalization 'fixed'"),
         (
             {"normalization": "fixed", "mean_std": (0, 0)},
@@ -206,7 +206,7 @@ OTHER_THAN_DEFAULT = {
     "blending": "bump",
     "blending_arguments": {"t": 2.0},
     "planes": "zyx",
-    "output_scale": ("1/2", 2, "2/3"),
+    "output_scale": ("1/2", 2, 2),
     "head": "membrane",
     "activation": "0:1=softmax,1:2=tanh",
     "blend_logits": True,

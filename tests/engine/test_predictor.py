@@ -7,6 +7,7 @@ from torch import nn
 
 from engine.helpers import Fails, Identity, Recorded, config_of
 from napari_seamless.engine.errors import ModelError, PredictionError, SeamlessError
+from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.predictor import Predictor
 
 CPU = torch.device("cpu")
@@ -69,6 +70,24 @@ def test_predictions_are_float32_on_the_cpu_whatever_the_network_returns(dtype):
     assert (prediction == 3).all()
 
 
+def test_what_a_prediction_is_made_of_is_known_after_the_first_batch():
+    predictor = Predictor(
+        Returns(lambda x: {"a": x[:, :2, 1:-1], "b": -x[:, :, 1:-1]}), config_of((4, 5, 6)), CPU
+    )
+    assert (predictor.core_size, predictor.channels) == ((4, 5, 6), None)
+    prediction = predictor(PATCHES)
+    assert predictor.core_size == (2, 5, 6)
+    assert predictor.channels == Channels({"a": slice(0, 2), "b": slice(2, 5)}, "a", False)
+    expected = np.concatenate([PATCHES[:, :2], -PATCHES], axis=1)[:, :, 1:-1]
+    np.testing.assert_array_equal(prediction, expected)
+
+
+def test_the_patches_that_were_handed_in_are_left_alone():
+    patches = PATCHES.copy()
+    np.testing.assert_array_equal(predict(Returns(lambda x: x.zero_()), patches), 0 * patches)
+    np.testing.assert_array_equal(patches, PATCHES)
+
+
 def test_more_or_fewer_channels_out_than_in_are_fine():
     assert predict(Returns(lambda x: x[:, :1])).shape == (2, 1, 4, 5, 6)
     assert predict(Returns(lambda x: torch.cat([x, x], 1))).shape == (2, 6, 4, 5, 6)
@@ -91,7 +110,7 @@ def test_more_or_fewer_channels_out_than_in_are_fine():
         (lambda x: {"out": [x]}, "list"),
         (lambda x: x[:, :0], "at least one channel"),
         (lambda x: x.numpy(force=True), "ndarray"),
-        (lambda x: None, "NoneType"),
+        (lambda x: None, "nothing"),
     ],
 )
 def test_an_output_that_does_not_fit_is_a_model_error_in_one_line(function, said):
@@ -99,6 +118,60 @@ def test_an_output_that_does_not_fit_is_a_model_error_in_one_line(function, said
         predict(Returns(function))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("later", "settings", "said"),
+    [
+        (lambda x: x[..., 1:-1], {}, "a patch of (4, 5, 4) after (4, 5, 6) before"),
+        (lambda x: x[:, :1], {}, "1 channels in head '0' after 3 channels in head '0' before"),
+        (
+            lambda x: {"other": x},
+            {},
+            "3 channels in head 'other' after 3 channels in head '0' before",
+        ),
+        # Only one of two ways through the patch changes.
+        (
+            lambda x: x[..., 1:-1] if x.shape[2:] == (4, 5) else x,
+            {"planes": "zyx"},
+            "a patch of (4, 3, 6) after (4, 5, 6) before",
+        ),
+    ],
+)
+def test_what_changes_after_the_first_batch_is_a_prediction_error(later, settings, said):
+    network = Returns(lambda x: x)
+    predictor = Predictor(network, config_of((4, 5, 6), **settings), CPU)
+    predictor(PATCHES)
+    network.function = later
+    with pytest.raises(PredictionError) as caught:
+        predictor(PATCHES)
+    assert f"the network returned {said}" in str(caught.value)
+    assert "must always return the same" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError, KeyError])
+def test_a_network_that_fails_on_a_longer_input_only_is_asked_for_its_output_scale(error):
+    def small_only(x):
+        if x.shape[-1] > 6:
+            raise error("too large")
+        return x[..., 2:-2]
+
+    with pytest.raises(ModelError) as caught:
+        predict(Returns(small_only))
+    assert "set output_scale=(1, 1, '1/3') if that is its resolution" in str(caught.value)
+
+
+def test_a_network_that_cannot_be_moved_to_the_device_is_refused_in_one_line():
+    class Stays(Identity):
+        def to(self, device):
+            raise RuntimeError("no kernel\nfor this device")
+
+    with pytest.raises(ModelError) as caught:
+        predict(Stays())
+    assert str(caught.value) == (
+        "the network cannot be moved to cpu: no kernel; choose another device"
+    )
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

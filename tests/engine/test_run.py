@@ -757,7 +757,7 @@ def test_a_network_that_fails_later_keeps_what_was_done():
     ("function", "error"),
     [
         (lambda x: x[:1], ModelError),
-        (lambda x: (x, None), ModelError),
+        (lambda x: (x, 3), ModelError),
         (lambda x: x * torch.nan, PredictionError),
         (lambda x: x / 0, PredictionError),
     ],

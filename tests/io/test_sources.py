@@ -383,3 +383,10 @@ def test_no_torch_is_imported():
     code = "import sys, napari_seamless.io.sources, napari_seamless.io.stores; "
     code += "sys.exit('torch' in sys.modules or 'zarr' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/volume.h5", "x" * 5000 + ".h5"])
+def test_a_name_that_no_file_can_have_is_refused_in_one_line(name):
+    with pytest.raises(SourceError) as caught:
+        open_source(name)
+    assert "\n" not in str(caught.value)

@@ -471,3 +471,13 @@ def full_disk(tmp_path):
     yield tmp_path
     gc.collect()  # mapped files keep a disk busy
     subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_name_that_is_no_text_is_written_with_question_marks(tmp_path):
+    path = tmp_path / "out.h5"
+    open_store(path).write(
+        {"main": np.zeros((1, 1, 2, 2), np.float32)}, {"source": "caf\udce9.h5", "name": "é"}
+    )
+    with h5py.File(path) as file:
+        assert file["main"].attrs["source"] == "caf?.h5"
+        assert file["main"].attrs["name"] == "é"

@@ -81,6 +81,11 @@ class BlendAccumulator:
         """Patches added so far."""
         return int(np.count_nonzero(self._done))
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all patches are in."""
+        return bool(self._done.all())
+
     def add(self, index: int, prediction: torch.Tensor) -> Box:
         """Blend one patch in.
 
@@ -164,6 +169,9 @@ class BlendAccumulator:
     def result(self) -> NDArray[np.float32]:
         """Return the finished prediction (C, Z, Y, X), the accumulator's own memory.
 
+        A copy while chunks are open: those that another thread is finishing just now, and all of
+        a share that nothing was adopted into.
+
         Raises
         ------
         ValueError
@@ -173,6 +181,8 @@ class BlendAccumulator:
             raise ValueError(
                 f"{self.done} of {len(self._grid)} patches are in; a result needs all of them"
             )
+        if self._open:
+            return self.partial(self._volume, slice(0, len(self._output)))
         return self._output
 
     def live(self, channels: slice) -> LazyArray:
@@ -211,7 +221,14 @@ class BlendAccumulator:
 
         For processes that share the patches of a volume: when all have added their sums, `adopt`
         says of which patches.
+
+        Raises
+        ------
+        ValueError
+            If the chunk is finished: sums that began anew would replace what it holds.
         """
+        if i not in self._open and not self._missing[i]:
+            raise ValueError(f"chunk {i} is finished; there are no sums to add to")
         self._reserve(channels)
         return self._sums_of(i)
 

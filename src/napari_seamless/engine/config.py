@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from napari_seamless.engine.channels import PerChannel, parse_ranges
-from napari_seamless.engine.errors import ConfigError
+from napari_seamless.engine.errors import ConfigError, one_line
 from napari_seamless.engine.grid import Box, Overlap, Spacing, stride_of
 from napari_seamless.engine.tta import COMBINATIONS, Directions, Transform, transforms_of
 from napari_seamless.engine.windows import WINDOWS
@@ -251,6 +251,11 @@ class InferenceConfig(BaseModel):
         return Directions(self.offsets, self.vectors)
 
     @property
+    def scale_text(self) -> str:
+        """The output scale as it is written."""
+        return f"({', '.join(map(str, self.output_scale))})"
+
+    @property
     def has_spread(self) -> bool:
         """Whether the spread is a second output."""
         return self.spread or self.mc_samples > 1
@@ -296,16 +301,29 @@ def _check_scale(config: InferenceConfig) -> None:
     for name, sizes in {"patch_size": config.patch_size, "halo": config.halo}.items():
         scaled = [size * by for size, by in zip(sizes, config.output_scale, strict=True)]
         if any(size.denominator > 1 for size in scaled):
-            shown = ", ".join(str(scale) for scale in config.output_scale)
             raise ConfigError(
-                f"output_scale ({shown}) does not make whole voxels of {name} {sizes}: "
+                f"output_scale {config.scale_text} does not make whole voxels of {name} {sizes}: "
                 "choose sizes that its denominators divide"
+            )
+
+
+def _check_turns(config: InferenceConfig) -> None:
+    """Refuse turns of an output whose voxels are not squares in the plane of the turn."""
+    scale = config.output_scale
+    for transform in config.transforms:
+        if any(scale[axis] != scale[now] for now, axis in enumerate(transform.axes)):
+            raise ConfigError(
+                f"tta {config.tta!r} turns an output whose output_scale {config.scale_text} "
+                "differs between the axes of the turn; turn in a plane where it is the same, or "
+                "use flips only"
             )
 
 
 def _check_mean_std(config: InferenceConfig) -> None:
     if (config.normalization == "fixed") != (config.mean_std is not None):
-        raise ValueError("goes with normalization 'fixed', and that needs it: (mean, std)")
+        raise ValueError(
+            "goes with normalization 'fixed', and that needs it: give mean and standard deviation"
+        )
     if config.mean_std is not None and config.mean_std[1] <= 0:
         raise ValueError("is not usable: the standard deviation must be above 0")
 
@@ -334,7 +352,8 @@ _CHECKS = {
     "output_scale": _check_scale,
     "activation": lambda config: config.activations,
     "tta_mode": lambda config: config.tta_modes,
-    "tta": lambda config: config.directions.check_transforms(config.transforms),
+    "tta": _check_turns,
+    "offsets": lambda config: config.directions.check_transforms(config.transforms),
     "mean_std": _check_mean_std,
     "percentiles": _check_percentiles,
     "mc_samples": _check_samples,
@@ -352,9 +371,9 @@ def json_object(text: str, name: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers too long, and brackets too deep
         raise ConfigError(
-            f"{name} is not JSON ({error}): {text[:60]!r}; give an object {{...}}"
+            f"{name} is not JSON ({one_line(error)}): {text[:60]!r}; give an object {{...}}"
         ) from None
     if not isinstance(value, dict):
         raise ConfigError(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from napari_seamless.engine.accumulator import Finish
 from napari_seamless.engine.channels import PerChannel
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import ModelError
+from napari_seamless.engine.errors import ModelError, PredictionError
+from napari_seamless.engine.grid import Triple
 
 
 @dataclass(frozen=True)
@@ -53,30 +54,57 @@ class Channels:
         return slice(part.start + self.predicted, part.stop + self.predicted)
 
 
-def heads_of(output: object) -> dict[str, torch.Tensor]:
+def heads_of(output: object, chosen: str | None, ndim: int) -> dict[str, torch.Tensor]:
     """Return a network's heads by name; those of a tuple or list are called "0", "1", ...
+
+    Parameters
+    ----------
+    output : object
+        What the network returned. None beside tensors, as for a loss that is not computed, is left
+        out.
+    chosen : str or None
+        The head that counts; then anything else that is no image is left out, too.
+    ndim : int
+        Axes of an image: those of the network's input.
 
     Raises
     ------
     ModelError
-        If the output is neither a tensor nor a tuple, list or dict of tensors.
+        If the output is neither a tensor nor a tuple, list or dict of tensors, or there is no head
+        of the chosen name.
     """
-    if isinstance(output, torch.Tensor):
-        return {"0": output}
-    if isinstance(output, Mapping):
-        heads = {str(name) or "unnamed": head for name, head in output.items()}
-    elif isinstance(output, Sequence) and not isinstance(output, str):
-        heads = {str(index): head for index, head in enumerate(output)}
-    else:
-        heads = {"": output}
-    strange = [head for head in heads.values() if not isinstance(head, torch.Tensor)]
-    if strange or not heads:
-        kind = type(strange[0]).__name__ if strange else "nothing"
+    heads = _named(output)
+    _check_exists(chosen, heads)
+    counts = {name: head for name, head in heads.items() if _may_count(head, chosen, ndim)}
+    if chosen is not None:
+        counts[chosen] = heads[chosen]
+    strange = [type(h).__name__ for h in counts.values() if not isinstance(h, torch.Tensor)]
+    if strange or not counts:
         raise ModelError(
-            f"the network returned {kind} where a tensor is needed; it must return one tensor "
-            "(B, C, Z, Y, X), or a tuple, list or dict of them"
+            f"the network returned {strange[0] if strange else 'nothing'} where a tensor is "
+            "needed; it must return one tensor (B, C, Z, Y, X), or a tuple, list or dict of them: "
+            "where only some are, name the one that counts with head"
         )
-    return heads
+    return {name: h for name, h in counts.items() if isinstance(h, torch.Tensor)}
+
+
+def _check_exists(chosen: str | None, heads: Mapping[str, object]) -> None:
+    if chosen is not None and chosen not in heads:
+        raise ModelError(
+            f"head {chosen!r} does not exist; the network returns {', '.join(map(repr, heads))}"
+        )
+
+
+def _may_count(head: object, chosen: str | None, ndim: int) -> bool:
+    return head is not None if chosen is None else getattr(head, "ndim", 0) == ndim
+
+
+def _named(output: object) -> dict[str, object]:
+    if isinstance(output, Mapping):
+        return {str(name) or "unnamed": head for name, head in output.items()}
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        return {str(index): head for index, head in enumerate(output)}
+    return {"0": output}
 
 
 def finest(heads: Mapping[str, torch.Tensor], chosen: str | None) -> dict[str, torch.Tensor]:
@@ -89,16 +117,70 @@ def finest(heads: Mapping[str, torch.Tensor], chosen: str | None) -> dict[str, t
     ModelError
         If there is no head of the chosen name.
     """
-    if chosen is not None and chosen not in heads:
-        raise ModelError(
-            f"head {chosen!r} does not exist; the network returns {', '.join(map(repr, heads))}"
-        )
+    _check_exists(chosen, heads)
     size = (
         heads[chosen].shape[2:]
         if chosen is not None
         else max((head.shape[2:] for head in heads.values()), key=lambda shape: shape.numel())
     )
     return {name: head for name, head in heads.items() if head.shape[2:] == size}
+
+
+class JoinedHeads:
+    """Lays a network's heads side by side, batch after batch, and applies the activation.
+
+    Parameters
+    ----------
+    config : InferenceConfig
+        For `head`, `activation`, `blend_logits` and whether there is a spread.
+
+    Attributes
+    ----------
+    channels : Channels or None
+        Which channels are what; known after the first batch.
+    """
+
+    def __init__(self, config: InferenceConfig) -> None:
+        self._config = config
+        self._activations = config.activations
+        self.channels: Channels | None = None
+
+    def __call__(self, heads: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the heads of one batch, (B, C, Z, Y, X) each, as float32 (B, C', Z, Y, X).
+
+        Raises
+        ------
+        ConfigError
+            If the activation names channels that are not there.
+        PredictionError
+            If heads or channels are not those of the first batch, or values are not finite.
+        """
+        heads = finest(heads, self._config.head)
+        channels = channels_of(heads, self._config.head, self._config.has_spread)
+        if self.channels is None:
+            self._activations.parts(channels.predicted)
+            self.channels = channels
+        elif channels != self.channels:
+            raise PredictionError(
+                f"the network returned {_described(channels)} after {_described(self.channels)} "
+                "before; it must always return the same"
+            )
+        values = torch.cat([head.float() for head in heads.values()], dim=1)
+        if not self._config.blend_logits:
+            values = activated(values, self._activations, channels)
+        if not torch.isfinite(values).all():
+            raise PredictionError(
+                "the network returned NaN or infinity; check its weights, and that "
+                f"normalization={self._config.normalization!r} is what it was trained with"
+            )
+        return values
+
+
+def _described(channels: Channels) -> str:
+    return ", ".join(
+        f"{part.stop - part.start} channels in head {name!r}"
+        for name, part in channels.heads.items()
+    )
 
 
 def channels_of(
@@ -145,6 +227,13 @@ _ACTIVATE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+def centre(output: torch.Tensor, size: Triple) -> torch.Tensor:
+    """Cut the inner `size` voxels out of an output (B, C, Z, Y, X)."""
+    starts = [(whole - part) // 2 for whole, part in zip(output.shape[2:], size, strict=True)]
+    z, y, x = (slice(low, low + part) for low, part in zip(starts, size, strict=True))
+    return output[:, :, z, y, x]
+
+
 def finisher(config: InferenceConfig, channels: Callable[[], Channels | None]) -> Finish | None:
     """Return what is done to blended voxels: the activation, if logits are what is blended.
 
@@ -163,9 +252,8 @@ def finisher(config: InferenceConfig, channels: Callable[[], Channels | None]) -
         layout = channels()
         if layout is None:
             raise AssertionError("nothing is blended before the channels are known")
-        logits = torch.from_numpy(values)[np.newaxis]  # (1, C, z, y, x)
-        count = layout.predicted
-        activated_ = activated(logits[:, :count], activations, layout)
-        return torch.cat([activated_, logits[:, count:]], dim=1)[0].numpy()
+        batch, count = torch.from_numpy(values)[None], layout.predicted  # (1, C, z, y, x)
+        prediction = activated(batch[:, :count], activations, layout)
+        return torch.cat([prediction, batch[:, count:]], dim=1)[0].numpy()
 
     return finish

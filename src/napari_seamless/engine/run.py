@@ -17,21 +17,26 @@ from torch import nn
 
 from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import ConfigError, PredictionError, SeamlessError, one_line
+from napari_seamless.engine.errors import (
+    ConfigError,
+    ModelCallError,
+    ModelError,
+    PredictionError,
+    SeamlessError,
+    one_line,
+)
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.normalization import Normalizer, normalizer_of
 from napari_seamless.engine.outputs import Channels, finisher
 from napari_seamless.engine.plan import InferencePlan
 from napari_seamless.engine.predictor import Predictor
+from napari_seamless.engine.results import Volume, as_saved, outputs_of
 from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import Source, read_patch
 from napari_seamless.engine.store import Store
-from napari_seamless.engine.values import labelled, saved
 
 Status = Literal["ready", "running", "partial", "complete", "failed"]
-Volume = LazyArray | NDArray[Any]
-"""An array-like (C, Z, Y, X)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ class Run:
     status : str
         "ready", "running", and then "complete", "partial" (cancelled) or "failed".
     failures : dict of int to SeamlessError
-        What went wrong with which of several volumes; the others were finished.
+        What went wrong with which volume, by vol_id.
     written : set of int
         Volumes whose prediction is in its store.
 
@@ -91,8 +96,9 @@ class Run:
     Notes
     -----
     `focus`, `pause`, `resume` and `cancel` may be called from any thread and return at once; they
-    take effect at the next batch. A failure while running is raised to whoever iterates; with
-    several volumes only if none of them could be finished, otherwise it is in `failures`.
+    take effect at the next batch. What goes wrong with one of several volumes is put into
+    `failures`, and the others are finished. It is raised to whoever iterates if all volumes fail,
+    or if no volume can do better: a setting or network that does not fit.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class Run:
         self._advancing = threading.Lock()
         self._paused = False
         self._cancelled = False
+        self._interrupted = False
         self._focus: dict[int, Box | None] = {}
         self._events = self._work()
         self._peeked: Event | None = None
@@ -164,39 +171,17 @@ class Run:
         return [accumulator.coverage() for accumulator in self._accumulators]
 
     def outputs(self, vol_id: int = 0) -> dict[str, Volume]:
-        """Return all that is known of a volume, float32 (C, Z, Y, X) but for labels.
+        """Return all that is known of a volume; see `outputs_of`."""
+        return outputs_of(self._accumulators[vol_id], self.channels, self.plan.config)
 
-        Returns
-        -------
-        dict of str to array-like
-            "main": the prediction, that is, the head that is shown. "spread": its standard
-            deviation over variants, if asked for. "labels": if asked for, uint8 or uint16.
-            "heads/NAME": every other head. Arrays where the volume is complete; before that lazy,
-            NaN where uncovered.
-        """
-        channels, config = self.channels, self.plan.config
-        main = self._volume(vol_id, channels.heads[channels.shown])
-        outputs = {"main": main}
-        if channels.has_spread:
-            outputs["spread"] = self._volume(vol_id, channels.spread_of(channels.shown))
-        if config.labelling != "none":
-            outputs["labels"] = labelled(main, config.labelling, config.threshold)
-        others = {name: part for name, part in channels.heads.items() if name != channels.shown}
-        return outputs | {
-            f"heads/{name.replace('/', '_')}": self._volume(vol_id, part)
-            for name, part in others.items()
-        }
+    def files(self, vol_id: int = 0) -> dict[str, Volume]:
+        """Return the `outputs` of a volume as the numbers that are saved."""
+        return as_saved(self.outputs(vol_id), self.plan.config)
 
     def results(self) -> list[NDArray[np.float32]]:
         """Return the prediction of each volume, (C, Z, Y, X); NaN where a partial run was not."""
         volumes = range(len(self.plan.volumes))
         return [np.asarray(self.outputs(vol_id)["main"]) for vol_id in volumes]
-
-    def _volume(self, vol_id: int, channels: slice) -> Volume:
-        accumulator = self._accumulators[vol_id]
-        if accumulator.done == len(self.plan.volumes[vol_id].grid):
-            return accumulator.result()[channels]
-        return accumulator.live(channels)
 
     def focus(self, box: Box | None, vol_id: int = 0) -> None:
         """Run the patches that touch `box` next; None goes back to raster order.
@@ -274,6 +259,8 @@ class Run:
                     yield from self._work_on(vol_id)
                 except SeamlessError as error:
                     self.failures[vol_id] = error
+                    if self._interrupted or _concerns_all(error):
+                        raise
             if len(self.failures) == len(self.plan.volumes):
                 raise self.failures[0]
         except (GeneratorExit, KeyboardInterrupt):
@@ -290,6 +277,7 @@ class Run:
         try:
             yield from self._batches(vol_id)
         except (GeneratorExit, KeyboardInterrupt):
+            self._interrupted = True
             self._keep(vol_id)
             raise
         except BaseException as error:
@@ -364,24 +352,9 @@ class Run:
 
     def _reserve(self, vol_id: int) -> None:
         """Check what can be checked once the number of channels is known."""
-        files = self._files(vol_id)
-        if self.plan.config.labelling == "argmax" and len(files["main"]) == 1:
-            raise ConfigError(
-                "labelling 'argmax' of a prediction with one channel is 0 everywhere; "
-                "use labelling 'threshold'"
-            )
+        files = self.files(vol_id)
         if self._stores:
             self._stores[vol_id].reserve(sum(array.nbytes for array in files.values()))
-
-    def _files(self, vol_id: int) -> dict[str, Volume]:
-        """Return the outputs of a volume as they are saved."""
-        config = self.plan.config
-        return {
-            name: array
-            if name == "labels"
-            else saved(array, config.output_dtype, config.intensity_scale)
-            for name, array in self.outputs(vol_id).items()
-        }
 
     def _outcome(self) -> Status:
         if self.failures:
@@ -393,12 +366,18 @@ class Run:
         done, total = self.progress(vol_id)
         self._statuses.setdefault(vol_id, "complete" if done == total else "partial")
         if self._stores and done:
-            self._stores[vol_id].write(self._files(vol_id), self.metadata(vol_id))
+            self._stores[vol_id].write(self.files(vol_id), self.metadata(vol_id))
             self.written.add(vol_id)
 
     def progress(self, vol_id: int) -> tuple[int, int]:
         """Return the patches of one volume that are blended so far, and all of them."""
         return self._accumulators[vol_id].done, len(self.plan.volumes[vol_id].grid)
+
+    @property
+    def unwritten(self) -> list[int]:
+        """Volumes of which something is done that is not in their store, be it not yet."""
+        volumes = range(len(self._stores))
+        return [each for each in volumes if each not in self.written and self.progress(each)[0]]
 
     def metadata(self, vol_id: int = 0) -> dict[str, Any]:
         """Return what a file or layer says of its volume: status, done, total, config, origin."""
@@ -415,3 +394,11 @@ class Run:
         if self._predictor.channels is not None:
             facts["heads"] = list(self._predictor.channels.heads)
         return facts
+
+
+def _concerns_all(error: SeamlessError) -> bool:
+    """Whether an error would meet every volume: a setting or network that does not fit.
+
+    A call of the network that fails may be the fault of what it was given.
+    """
+    return isinstance(error, (ConfigError, ModelError)) and not isinstance(error, ModelCallError)

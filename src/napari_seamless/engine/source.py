@@ -122,7 +122,9 @@ def read_patch(
     SourceError
         If the volume cannot be read there, or holds NaN or infinity.
     """
-    inside = box.intersection(Box.of_shape(spatial_shape(source)))
+    volume = Box.of_shape(spatial_shape(source))
+    reach = _reflected(box, volume.shape) if padding == "reflect" else box
+    inside = reach.intersection(volume)
     try:
         voxels = source.read(inside)
     except Exception as error:  # an array-like may raise anything
@@ -136,13 +138,30 @@ def read_patch(
         voxels = normalize(voxels)
     if inside == box:
         return voxels
+    padded = Box.around([inside, box])
     widths = [
         (low - wanted_low, wanted_high - high)
         for low, high, wanted_low, wanted_high in zip(
-            inside.start, inside.stop, box.start, box.stop, strict=True
+            inside.start, inside.stop, padded.start, padded.stop, strict=True
         )
     ]
-    return np.pad(voxels, [(0, 0), *widths], mode=padding)  # type: ignore[call-overload,no-any-return]
+    patch = np.pad(voxels, [(0, 0), *widths], mode=padding)  # type: ignore[call-overload]
+    return np.asarray(patch[:, *box.within(padded)])
+
+
+def _reflected(box: Box, shape: Triple) -> Box:
+    """Return the box around a box and its reflections at the faces of a volume of `shape`.
+
+    A patch of which little is inside is filled with voxels further in than that::
+
+        volume   0 1 2 3 4 |           reflected  3 2
+        patch            4 | . .                  of   2 3 4
+    """
+    z, y, x = (
+        (min(low, 2 * size - 1 - high), max(high, 1 - low))
+        for low, high, size in zip(box.start, box.stop, shape, strict=True)
+    )
+    return Box((z[0], y[0], x[0]), (z[1], y[1], x[1]))
 
 
 def _check_finite(name: str, voxels: NDArray[Any], box: Box) -> None:
@@ -154,5 +173,5 @@ def _check_finite(name: str, voxels: NDArray[Any], box: Box) -> None:
     position = tuple(start + i for start, i in zip(box.start, offset, strict=True))
     raise SourceError(
         f"{name} holds {voxels[channel, *offset]} at channel {channel}, {position} (Z, Y, X), "
-        "which a network cannot take; replace NaN, infinity and values beyond float32 first"
+        "which cannot be used; replace NaN, infinity and values beyond float32 first"
     )

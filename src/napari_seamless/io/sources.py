@@ -132,8 +132,8 @@ def _is_source(source: Any) -> bool:
 
 def _open_path(text: str, name: str | None) -> Source:
     file, separator, dataset = text.partition("::")
-    path = Path(file).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(file))  # pathlib's raises for unknown users
+    if not os.path.exists(path):
         raise SourceError(f"no such file: {path}")
     suffix = path.suffix.lower()
     allowed = "FILE.h5::dataset, .hdf5, .hdf, .tif, .tiff or .npy"

@@ -57,7 +57,7 @@ def open_store(path: str | os.PathLike[str], overwrite: bool = False) -> Store:
         If the suffix is unknown, the file exists and may not be replaced, or its folder is missing
         or may not be written to.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # pathlib's raises for unknown users
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise OutputError(
@@ -242,7 +242,9 @@ def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
     def fallback(value: Any) -> Any:
         return value.tolist() if hasattr(value, "tolist") else str(value)
 
-    plain: dict[str, Any] = json.loads(json.dumps(dict(metadata), default=fallback))
+    text = json.dumps(dict(metadata), default=fallback, ensure_ascii=False)
+    # a file's name may hold bytes that are no text
+    plain: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
     return plain
 
 

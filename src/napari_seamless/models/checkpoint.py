@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def _open(
     path: str | Path, architecture: str | None, arguments: Mapping[str, Any] | None
 ) -> tuple[torch.nn.Module | None, ModelReport]:
     """Return the network, if it is known and everything fits, and the report."""
-    given, path = str(path), Path(path).expanduser()
+    given, path = str(path), Path(os.path.expanduser(path))
     if sniff_format(path) == "torchscript":
         return _open_torchscript(given, path)
     return _open_state_dict(given, path, architecture, arguments or {})

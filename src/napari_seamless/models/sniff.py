@@ -1,5 +1,6 @@
 """Which format a checkpoint has, by its content; torch is not imported and nothing is unpickled."""
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -34,7 +35,7 @@ def sniff_format(path: str | Path) -> Format:
     ModelError
         If there is no such file, or it is none of these.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     head = _head(path)
     if head.startswith(_ZIP):
         return _zip_format(path)
@@ -60,7 +61,7 @@ def damaged(path: Path, error: BaseException) -> str:
 
 
 def _head(path: Path) -> bytes:
-    if not path.exists():
+    if not os.path.exists(path):
         raise ModelError(f"no such checkpoint: {path}")
     if path.is_dir():
         raise ModelError(f"checkpoint {path} is a folder; name a file in it")
