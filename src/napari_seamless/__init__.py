@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from napari_seamless.dataset import InferenceVolumeDataset
     from napari_seamless.engine.config import InferenceConfig
     from napari_seamless.engine.grid import Box, PatchGrid
     from napari_seamless.engine.windows import (
@@ -16,14 +17,17 @@ if TYPE_CHECKING:
         build_blending_matrix,
     )
     from napari_seamless.inference import InferenceRun, Prediction, predict
+    from napari_seamless.lightning import BlendedWriter
     from napari_seamless.models import load_model
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BlendedWriter": "lightning",
     "Box": "engine.grid",
     "InferenceConfig": "engine.config",
     "InferenceRun": "inference",
+    "InferenceVolumeDataset": "dataset",
     "PatchGrid": "engine.grid",
     "Prediction": "inference",
     "blend_bump": "engine.windows",
@@ -34,9 +38,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "BlendedWriter",
     "Box",
     "InferenceConfig",
     "InferenceRun",
+    "InferenceVolumeDataset",
     "PatchGrid",
     "Prediction",
     "__version__",

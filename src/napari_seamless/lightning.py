@@ -1,0 +1,596 @@
+"""Whole volumes, blended, out of Lightning's test and predict loops.
+
+batch {"image", "pos"} -> the module's own step -> BlendedWriter -> sums of this process
+                                                        at the end: sums of all -> file
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import Subset
+from torch.utils.hooks import RemovableHandle
+
+from napari_seamless.dataset import InferenceVolumeDataset
+from napari_seamless.engine.accumulator import BlendAccumulator
+from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.errors import (
+    ConfigError,
+    ModelError,
+    OutputError,
+    PredictionError,
+    RunFailedError,
+    SeamlessError,
+    one_line,
+)
+from napari_seamless.engine.grid import Overlap, Triple, scaled_up
+from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finisher, heads_of
+from napari_seamless.engine.results import Volume, as_saved, outputs_of
+from napari_seamless.engine.store import Store
+from napari_seamless.engine.volume_plan import input_size_of, window_of
+from napari_seamless.inference import PathLike, output_paths, refuse_input_as_output
+from napari_seamless.io.stores import open_store, versions
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "BlendedWriter needs Lightning: pip install 'napari-seamless[lightning]'"
+    ) from error
+
+_GEOMETRY = ("patch_size", "overlap", "grid", "halo", "region", "output_scale")
+_INPUT = ("padding", "normalization", "percentiles", "mean_std")
+
+
+class BlendedWriter(Callback):
+    """Blend what a LightningModule predicts in ``trainer.test`` or ``trainer.predict``.
+
+    Parameters
+    ----------
+    dataset : InferenceVolumeDataset
+        The one that the trainer's DataLoader reads.
+    config : InferenceConfig, optional
+        How patches are blended and what is saved; by default that of the dataset. Its grid (patch
+        size, overlap, grid, halo, region, output scale) must be the dataset's. What it does not
+        say about the input (padding, normalization) is taken from there.
+    output : path, optional
+        As in `InferenceRun`: ".h5" or ".tif", with "{vol_id}" or "{name}" for several volumes.
+        Written when the epoch ends, a partial result marked so.
+    overwrite : bool
+        Replace an output that exists.
+
+    Attributes
+    ----------
+    outputs : tuple of dict
+        After the epoch, for each volume its arrays (C, Z, Y, X) by name, as in `Prediction`; NaN
+        where nothing was predicted. Empty in all processes but the first.
+
+    Raises
+    ------
+    UnusableInputError
+        If config, dataset and output do not fit together; while the trainer runs, if a batch or
+        a prediction cannot be used.
+
+    Notes
+    -----
+    The prediction is what the module's step returns: a tensor (B, C, Z, Y, X), or a tuple, list or
+    dict with such tensors in it, of which several are heads. Other entries, and the batch's own
+    tensors, are passed over. If the step returns no such tensor (a loss, nothing), the prediction
+    is what the module's `forward` returned in it, so nothing is computed twice. What the step
+    returns and logs is left alone.
+
+    Device, batches, evaluation mode, test-time augmentation and planes of 2-D networks are the
+    trainer's and the module's own matters: `device`, `batch_size`, `do_eval` and `planes` of the
+    config change nothing.
+
+    ``trainer.predict`` keeps every patch besides, unless told ``return_predictions=False``.
+
+    With several processes (DDP), each holds only its own sums until the epoch ends; then they are
+    added up chunk by chunk in the first one, which writes. Lightning's own sampler gives patch `i`
+    to process ``i % world_size`` and repeats a few patches to even out the batches. Those, as all
+    patches that reach a process they do not belong to, are held aside and count only if they
+    arrived nowhere else: any other sampler gives the same result and takes more memory.
+
+    An error ends the run. If there is only one process, what it had is kept as a partial result.
+
+    Examples
+    --------
+    >>> dataset = InferenceVolumeDataset(["a.h5"], (8, 128, 128))           # doctest: +SKIP
+    >>> writer = BlendedWriter(dataset, output="prediction.h5")             # doctest: +SKIP
+    >>> trainer = Trainer(callbacks=[writer])                               # doctest: +SKIP
+    >>> trainer.test(module, DataLoader(dataset, batch_size=4))             # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        dataset: InferenceVolumeDataset,
+        config: InferenceConfig | None = None,
+        output: PathLike | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        if not isinstance(dataset, InferenceVolumeDataset):
+            raise ConfigError(
+                f"dataset is a {type(dataset).__name__}; give the InferenceVolumeDataset that the "
+                "DataLoader reads"
+            )
+        self.dataset = dataset
+        self.config = _fitted(dataset.config if config is None else config, dataset)
+        self.outputs: tuple[dict[str, NDArray[Any]], ...] = ()
+        self.paths = (
+            [] if output is None else output_paths(output, [plan.name for plan in dataset.plans])
+        )
+        for path in self.paths:
+            refuse_input_as_output(path, [*dataset.volumes, *dataset.labels])
+        self._overwrite = overwrite
+        self._stores = self._open_stores()
+        self._blend: _Blend | None = None
+        self._hook: RemovableHandle | None = None
+        self._forwarded: list[object] = []
+
+    @property
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """The prediction of each volume, float32 (C, Z, Y, X), by vol_id."""
+        return tuple(outputs["main"] for outputs in self.outputs)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._begin(trainer, pl_module)
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew."""
+        self._begin(trainer, pl_module)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Blend a batch in."""
+        self._take("test_step", outputs, batch, _loader(trainer.test_dataloaders, dataloader_idx))
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Blend a batch in."""
+        loader = _loader(trainer.predict_dataloaders, dataloader_idx)
+        self._take("predict_step", outputs, batch, loader)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what was blended."""
+        self._end(trainer)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what was blended."""
+        self._end(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Keep what a single process has; several may no longer be there to add up theirs."""
+        blend = self._stop()
+        if blend is None or blend.channels is None or blend.world_size > 1:
+            return
+        try:
+            is_wish = isinstance(exception, KeyboardInterrupt)
+            self._keep(blend, "partial" if is_wish else "failed")
+        except SeamlessError as second:  # the first error is the one to mend
+            exception.add_note(str(second))
+
+    def _open_stores(self) -> list[Store]:
+        return [open_store(path, overwrite=self._overwrite) for path in self.paths]
+
+    def _begin(self, trainer: Trainer, module: LightningModule) -> None:
+        self._stop()
+        self.outputs = ()
+        if trainer.world_size > 1 and not dist.is_initialized():
+            raise ConfigError(
+                f"{type(trainer.strategy).__name__} runs {trainer.world_size} processes without "
+                "torch.distributed, through which BlendedWriter adds up; use strategy='ddp'"
+            )
+        problem = None
+        if trainer.is_global_zero:
+            try:
+                self._stores = self._open_stores()  # a file may have appeared since
+            except OutputError as error:
+                problem = error
+        _raise_everywhere(problem, trainer.world_size)
+        provenance = {"versions": versions(), "network": type(module).__name__}
+        if trainer.ckpt_path:
+            provenance["checkpoint"] = Path(trainer.ckpt_path).name
+        self._blend = _Blend(
+            self.dataset, self.config, trainer.global_rank, trainer.world_size, provenance
+        )
+        self._hook = module.register_forward_hook(self._notice)
+
+    def _notice(self, module: nn.Module, args: Any, output: object) -> None:
+        """Remember what `forward` returned in this step; of many calls, that there were two."""
+        if _patches_in(output) and len(self._forwarded) < 2:
+            self._forwarded.append(output)
+
+    def _take(self, step: str, returned: object, batch: Any, loader: Any) -> None:
+        forwarded, self._forwarded = self._forwarded, []
+        if self._blend is None or not (loader is None or _reads(loader, self.dataset)):
+            return
+        with torch.inference_mode():
+            indices = [self.dataset.index_of(pos) for pos in _positions(batch)]
+            heads = _heads_of_step(step, returned, forwarded, batch, len(indices))
+            self._check_room(self._blend.add(indices, heads))
+
+    def _check_room(self, is_first: bool) -> None:
+        """Check what can be checked once the number of channels is known."""
+        blend = self._blend
+        if not is_first or blend is None:
+            return
+        for vol_id in range(len(self.dataset.plans)):
+            files = blend.files(vol_id)
+            if self._stores and blend.rank == 0:
+                self._stores[vol_id].reserve(sum(array.nbytes for array in files.values()))
+
+    def _end(self, trainer: Trainer) -> None:
+        blend = self._stop()
+        if blend is None:
+            return
+        problem = None
+        with torch.inference_mode():
+            if blend.world_size > 1:
+                blend.gather(trainer.strategy.root_device)
+            if blend.channels is None:
+                raise ConfigError(
+                    "no batch came from the dataset of this BlendedWriter; give the trainer a "
+                    "DataLoader over the same InferenceVolumeDataset"
+                )
+            if blend.rank == 0:
+                try:
+                    self._keep(blend)
+                except SeamlessError as error:
+                    problem = error
+            _raise_everywhere(problem, blend.world_size)
+
+    def _stop(self) -> "_Blend | None":
+        """Stop watching the module; return what was blended."""
+        if self._hook is not None:
+            self._hook.remove()
+        blend, self._blend, self._hook, self._forwarded = self._blend, None, None, []
+        return blend
+
+    def _keep(self, blend: "_Blend", status: str | None = None) -> None:
+        """Keep the arrays, and write every volume that was begun; then raise what went wrong."""
+        vol_ids = range(len(self.dataset.plans))
+        self.outputs = tuple(
+            {name: np.asarray(array) for name, array in blend.outputs(vol_id).items()}
+            for vol_id in vol_ids
+        )
+        problems = []
+        for vol_id, store in zip(vol_ids, self._stores, strict=False):
+            try:
+                if blend.done(vol_id):
+                    store.write(blend.files(vol_id), blend.metadata(vol_id, status))
+            except SeamlessError as error:
+                problems.append(error)
+        if problems:
+            raise problems[0]
+
+
+class _Blend:
+    """What this process has blended, and what all have once they called `gather`.
+
+    patch         0   1   2   3   4   5   6
+    belongs to    0   1   0   1   0   1   0     with two processes
+    repeated                              1     held aside there, and dropped: 0 had it
+    """
+
+    def __init__(
+        self,
+        dataset: InferenceVolumeDataset,
+        config: InferenceConfig,
+        rank: int,
+        world_size: int,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.channels: Channels | None = None
+        self._dataset = dataset
+        self._config = config
+        self._joined = JoinedHeads(config)
+        self._provenance = dict(provenance)
+        self._window = window_of(config, config.patch_size)
+        self._accumulators = [self._accumulator(vol_id) for vol_id in range(len(dataset.plans))]
+        self._aside: dict[int, torch.Tensor] = {}
+
+    def _accumulator(self, vol_id: int) -> BlendAccumulator:
+        return BlendAccumulator(
+            self._dataset.plans[vol_id].grid,
+            self._window,
+            finisher(self._config, lambda: self.channels),
+            is_share=self.world_size > 1,
+        )
+
+    def add(self, indices: Sequence[int], heads: Mapping[str, torch.Tensor]) -> bool:
+        """Blend a batch of patches in; return whether it was the first."""
+        is_first = self.channels is None
+        predictions = _core(self._joined(heads), self._config).cpu()
+        self.channels = self._joined.channels
+        for index, prediction in zip(indices, predictions, strict=True):
+            if index % self.world_size == self.rank:
+                self._blend(index, prediction)
+            elif index not in self._aside:
+                self._aside[index] = prediction.clone()  # without the rest of the batch
+        return is_first
+
+    def _blend(self, index: int, prediction: torch.Tensor) -> None:
+        vol_id, patch = self._dataset.place_of(index)
+        if patch not in self._accumulators[vol_id]:  # samplers may repeat one
+            self._accumulators[vol_id].add(patch, prediction)
+
+    def gather(self, device: torch.device) -> None:
+        """Add up what all processes have in the first one; every process must call this."""
+        mine = (
+            self.channels,
+            [accumulator.patches_done for accumulator in self._accumulators],
+            sorted(self._aside),
+        )
+        everyone: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everyone, mine)
+        self.channels = _agreed([channels for channels, _, _ in everyone])
+        done = [
+            np.logical_or.reduce(masks)
+            for masks in zip(*(each[1] for each in everyone), strict=True)
+        ]
+        for holder, (_, _, aside) in enumerate(everyone):
+            for index in aside:  # all processes come to the same decision here
+                vol_id, patch = self._dataset.place_of(index)
+                if not done[vol_id].flat[patch]:
+                    done[vol_id].flat[patch] = True
+                    if holder == self.rank:
+                        self._blend(index, self._aside[index])
+        self._aside.clear()
+        for vol_id, patches in enumerate(done):
+            if patches.any():
+                self._add_up(vol_id, patches, device)
+
+    def _add_up(self, vol_id: int, done: NDArray[np.bool_], device: torch.device) -> None:
+        """Bring the sums of one volume to the first process, chunk by chunk."""
+        if self.channels is None:
+            raise AssertionError("patches are done, so their channels are known")
+        accumulator = self._accumulators[vol_id]
+        for i in range(accumulator.chunk_count):
+            sums = accumulator.sums(i, self.channels.total)
+            shared = sums.to(device) if dist.get_backend() == "nccl" else sums
+            dist.reduce(shared, dst=0)
+            if self.rank == 0:
+                sums.copy_(shared)
+        if self.rank == 0:
+            accumulator.adopt(done)
+        else:
+            self._accumulators[vol_id] = self._accumulator(vol_id)  # frees the sums
+
+    def done(self, vol_id: int) -> int:
+        """Return how many patches of a volume are in."""
+        return self._accumulators[vol_id].done
+
+    def outputs(self, vol_id: int) -> dict[str, Volume]:
+        """Return all that is known of a volume; see `outputs_of`."""
+        if self.channels is None:
+            raise AssertionError("nothing is known before the first batch")
+        return outputs_of(self._accumulators[vol_id], self.channels, self._config)
+
+    def files(self, vol_id: int) -> dict[str, Volume]:
+        """Return the outputs of a volume as they are saved."""
+        return as_saved(self.outputs(vol_id), self._config)
+
+    def metadata(self, vol_id: int, status: str | None = None) -> dict[str, Any]:
+        """Return what a file says of its volume."""
+        plan, done = self._dataset.plans[vol_id], self.done(vol_id)
+        is_whole = done == len(plan.grid)
+        return {
+            "status": "complete" if is_whole else status or "partial",
+            "done": done,
+            "total": len(plan.grid),
+            "config": self._config.model_dump(mode="json"),
+            "source": plan.name,
+            "heads": list(self.channels.heads) if self.channels else [],
+            **self._provenance,
+        }
+
+
+# ----------------------------------------------------------------------------------- settings
+
+
+def _fitted(config: InferenceConfig, dataset: InferenceVolumeDataset) -> InferenceConfig:
+    """Return the config with the dataset's settings of the input, which must not contradict it."""
+    if not isinstance(config, InferenceConfig):
+        raise ConfigError(f"config is a {type(config).__name__}; give an InferenceConfig(...)")
+    given = dataset.config
+    for name in _GEOMETRY:
+        if _spelled_out(config, name) != _spelled_out(given, name):
+            raise _differs(name, config, given)
+    for name in _INPUT:
+        is_asked_for = name in config.model_fields_set
+        if is_asked_for and getattr(config, name) != getattr(given, name):
+            if name == "normalization" and _is_same_input(config, dataset):
+                continue
+            raise _differs(name, config, given)
+    _refuse_variants(config)
+    return config.model_copy(update={name: getattr(given, name) for name in _INPUT})
+
+
+def _differs(name: str, config: InferenceConfig, given: InferenceConfig) -> ConfigError:
+    return ConfigError(
+        f"{name} {_shown(config, name)} of the config is not that of the dataset, "
+        f"{_shown(given, name)}: give the same to both"
+    )
+
+
+def _shown(config: InferenceConfig, name: str) -> str:
+    value = getattr(config, name)
+    return f"({', '.join(map(str, value))})" if name == "output_scale" else repr(value)
+
+
+def _spelled_out(config: InferenceConfig, name: str) -> object:
+    value = getattr(config, name)
+    if name != "overlap":
+        return value
+    overlaps: tuple[Overlap, ...] = value if isinstance(value, tuple) else (value,) * 3
+    return overlaps
+
+
+def _is_same_input(config: InferenceConfig, dataset: InferenceVolumeDataset) -> bool:
+    """Return whether normalizations of different names do the same to these volumes."""
+    names = {config.normalization, dataset.config.normalization}
+    return names == {"none", "dtype"} and all(plan.dtype.kind != "u" for plan in dataset.plans)
+
+
+def _refuse_variants(config: InferenceConfig) -> None:
+    for name, plain in {"tta": "none", "mc_samples": 1, "planes": "auto"}.items():
+        value = getattr(config, name)
+        if value != plain and (name != "planes" or value == "zyx"):
+            raise ConfigError(
+                f"{name} {value!r} is not done in Lightning's loops, where the module makes its "
+                f"own variants: use {name}={plain!r}, or napari_seamless.predict"
+            )
+
+
+# ------------------------------------------------------------------------------------ batches
+
+
+def _loader(loaders: Any, index: int) -> Any:
+    """Return the DataLoader that a batch came from; None if there is only one."""
+    several = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
+    if not isinstance(several, (list, tuple)) or len(several) < 2:
+        return None
+    return several[index]
+
+
+def _reads(loader: Any, dataset: InferenceVolumeDataset) -> bool:
+    found = getattr(loader, "dataset", None)
+    while isinstance(found, Subset):
+        found = found.dataset
+    return found is dataset
+
+
+def _positions(batch: Any) -> list[tuple[int, ...]]:
+    """Return (vol_id, z, y, x) of every patch of a batch."""
+    pos = batch.get("pos") if isinstance(batch, Mapping) else None
+    if isinstance(pos, torch.Tensor) and pos.ndim == 2:
+        return [tuple(row) for row in pos.tolist()]
+    if isinstance(pos, (list, tuple)) and all(
+        isinstance(axis, torch.Tensor) and axis.ndim == 1 for axis in pos
+    ):
+        return list(zip(*(axis.tolist() for axis in pos), strict=True))
+    raise ConfigError(
+        f"a batch is {_described(batch)} with no 'pos' of (vol_id, z, y, x) for every patch; give "
+        "the trainer a DataLoader over an InferenceVolumeDataset, with its default collate_fn"
+    )
+
+
+def _heads_of_step(
+    step: str, returned: object, forwarded: list[object], batch: Mapping[str, Any], count: int
+) -> dict[str, torch.Tensor]:
+    """Return the prediction of `count` patches: what the step returned, or `forward` in it."""
+    heads = _heads_in(returned, batch, count)
+    if heads:
+        return heads
+    made = [heads for output in forwarded if (heads := _heads_in(output, batch, count))]
+    if len(made) == 1:
+        return made[0]
+    if made:
+        raise ModelError(
+            f"{step} called the module more than once and returned {_described(returned)}; "
+            "return the prediction that counts from it"
+        )
+    seen = f" and forward {_described(forwarded[-1])}" if forwarded else ""
+    raise ModelError(
+        f"{step} returned {_described(returned)}{seen}, which holds no prediction (B, C, Z, Y, X) "
+        f"of {count} patches: return the prediction from {step}, or call self(batch['image']) in it"
+    )
+
+
+def _heads_in(output: object, batch: Mapping[str, Any], count: int) -> dict[str, torch.Tensor]:
+    """Return the predictions of `count` patches in an output, by name."""
+    own = {id(value) for value in batch.values()}  # a step may return the labels beside
+    heads = {
+        name: value
+        for name, value in _patches_in(output).items()
+        if value.ndim == 5 and len(value) == count and id(value) not in own
+    }
+    return heads_of(heads, None, 5) if heads else {}
+
+
+def _patches_in(output: object) -> dict[object, torch.Tensor]:
+    """Return the tensors in an output that may be patches, by key or index."""
+    entries: Mapping[object, object] = {0: output}
+    if isinstance(output, Mapping):
+        entries = output
+    elif isinstance(output, (list, tuple)):
+        entries = dict(enumerate(output))
+    return {
+        name: value
+        for name, value in entries.items()
+        if isinstance(value, torch.Tensor) and value.ndim >= 4 and value.is_floating_point()
+    }
+
+
+def _described(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of {value.dtype} {tuple(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _core(values: torch.Tensor, config: InferenceConfig) -> torch.Tensor:
+    """Cut what a patch contributes out of predictions (B, C, z, y, x) that may hold a halo."""
+    core = scaled_up(config.patch_size, config.output_scale)
+    full = scaled_up(input_size_of(config), config.output_scale)
+    z, y, x = values.shape[2:]
+    size: Triple = z, y, x
+    if not all(
+        low <= got <= high and (got - low) % 2 == 0
+        for got, low, high in zip(size, core, full, strict=True)
+    ):
+        allowed = f"{core}" if core == full else f"{core}, or up to {full} with the halo,"
+        raise ModelError(
+            f"the module made {size} voxels of a patch (Z, Y, X) where the dataset expects "
+            f"{allowed}: set its halo to what the module cuts off, or its output_scale"
+        )
+    return centre(values, core)
+
+
+# ---------------------------------------------------------------------------------- processes
+
+
+def _agreed(found: Sequence[Channels | None]) -> Channels | None:
+    """Return the channels that all processes found; None if none has predicted anything."""
+    known = [channels for channels in found if channels is not None]
+    if any(channels != known[0] for channels in known):
+        counts = [channels.predicted for channels in known]
+        raise PredictionError(
+            f"processes found different numbers of channels, {counts}; all must run one network"
+        )
+    return known[0] if known else None
+
+
+def _raise_everywhere(problem: SeamlessError | None, world_size: int) -> None:
+    """Raise one process's problem in all of them, lest the others wait for it forever."""
+    told: list[str | None] = [None] * world_size
+    if world_size > 1:
+        dist.all_gather_object(told, None if problem is None else one_line(problem))
+    if problem is not None:
+        raise problem
+    for rank, text in enumerate(told):
+        if text is not None:
+            raise RunFailedError(f"process {rank} failed: {text}")
