@@ -90,3 +90,37 @@ class Cropping(Doubled):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return super().forward(image)[..., 1:-1, 4:-4, 4:-4]
+
+
+class RefusesLonePatches(Doubled):
+    """Fails on a batch of one patch, as batch-norm in training mode does."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if len(image) == 1:
+            raise ValueError("Expected more than 1 value per channel")
+        return super().forward(image)
+
+
+class TwoHeads(Doubled):
+    """Returns a dict: "bright" is twice the input, "dark" one minus it."""
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"bright": super().forward(image), "dark": 1 - image}
+
+
+class Dropping(Doubled):
+    """Doubles, and drops half of the voxels where dropout is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.dropout(super().forward(image))
+
+
+class Halved(Doubled):
+    """Returns every second voxel along Y and X of twice its input."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image)[..., ::2, ::2]

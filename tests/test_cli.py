@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import h5py
@@ -17,7 +18,9 @@ import tifffile
 import torch
 
 import networks
+from napari_seamless import cli
 from napari_seamless.cli import main
+from napari_seamless.engine.config import InferenceConfig
 
 TESTS = Path(__file__).parent
 
@@ -145,6 +148,357 @@ def test_what_cannot_work_exits_with_2_and_one_line(files, capsys, options, sour
     assert not (files / "out.h5").exists()
 
 
+# ------------------------------------------------------------------------------ settings
+
+HALF = Fraction(1, 2)
+WORDS = [
+    ("--patch-size 8,128,128", "patch_size", (8, 128, 128)),
+    ("--patch-size [8,128,128]", "patch_size", (8, 128, 128)),
+    ("--overlap 0.25", "overlap", 0.25),
+    ("--overlap 3", "overlap", 3),
+    ("--overlap 2,0.5,11", "overlap", (2, 0.5, 11)),
+    ("--grid even", "grid", "even"),
+    ("--halo 0,8,8", "halo", (0, 8, 8)),
+    ("--region 0:8,0:64,2:64", "region", ((0, 8), (0, 64), (2, 64))),
+    ("--region [[0,8],[0,64],[2,64]]", "region", ((0, 8), (0, 64), (2, 64))),
+    ("--padding edge", "padding", "edge"),
+    ("--blending hann", "blending", "hann"),
+    ('--blending-arguments {"sigma":0.3}', "blending_arguments", {"sigma": 0.3}),
+    ("--planes zyx", "planes", "zyx"),
+    ("--output-scale 1,1/2,0.5", "output_scale", (1, HALF, HALF)),
+    ("--output-scale 2,1,2/3 --patch-size 4,12,12", "output_scale", (2, 1, Fraction(2, 3))),
+    ("--head 1", "head", "1"),
+    ("--head mask,x", "head", "mask,x"),
+    ("--activation softmax", "activation", "softmax"),
+    ("--activation 0:1=sigmoid,1:2=tanh", "activation", "0:1=sigmoid,1:2=tanh"),
+    ("--blend-logits", "blend_logits", True),
+    ("--normalization zscore", "normalization", "zscore"),
+    ("--percentiles 0.5,99", "percentiles", (0.5, 99)),
+    ("--normalization fixed --mean-std 0.5,0.25", "mean_std", (0.5, 0.25)),
+    ("--normalization fixed --mean-std=-1,2", "mean_std", (-1, 2)),
+    ("--no-do-eval", "do_eval", False),
+    ("--no-do-eval --mc-samples 4", "mc_samples", 4),
+    ("--tta flip:yx", "tta", "flip:yx"),
+    ("--tta-mode 0:1=max,1:2=min", "tta_mode", "0:1=max,1:2=min"),
+    ("--spread --tta turn", "spread", True),
+    ("--offsets [[1,0,0],null,[0,-1,0]]", "offsets", ((1, 0, 0), None, (0, -1, 0))),
+    ("--vectors [[null,3,4]]", "vectors", ((None, 3, 4),)),
+    ("--output-dtype uint8", "output_dtype", "uint8"),
+    ("--intensity-scale 100", "intensity_scale", 100),
+    ("--labelling threshold", "labelling", "threshold"),
+    ("--threshold=-0.5", "threshold", -0.5),
+    ("--batch-size 4", "batch_size", 4),
+    ("--device cuda:1", "device", "cuda:1"),
+]
+
+
+def config_from(*words) -> InferenceConfig:
+    required = ["predict", "volume.h5", "--checkpoint", "net.pt", "--output", "out.h5"]
+    return cli._config(cli._parser().parse_args([*required, *words]))
+
+
+@pytest.mark.parametrize(("words", "name", "value"), WORDS, ids=[words for words, *_ in WORDS])
+def test_every_setting_can_be_given_in_words(words, name, value):
+    size = [] if "--patch-size" in words else ["--patch-size", "4,12,12"]
+    config = config_from(*size, *words.split())
+
+    assert getattr(config, name) == value
+    default = InferenceConfig.model_fields[name]
+    assert default.is_required() or value != default.get_default(call_default_factory=True)
+    same = InferenceConfig(**json.loads(config.to_json()))
+    assert same == config
+
+
+def test_the_words_above_name_all_settings():
+    assert {name for _, name, _ in WORDS} == set(InferenceConfig.model_fields)
+
+
+def test_what_is_not_given_is_as_in_python():
+    assert config_from("--patch-size", "4,12,12") == InferenceConfig(patch_size=(4, 12, 12))
+
+
+def test_a_word_can_take_back_what_the_config_file_says(tmp_path):
+    config = tmp_path / "run.json"
+    config.write_text(
+        json.dumps({"patch_size": [4, 12, 12], "region": "0:1,0:2,0:3", "blend_logits": True})
+    )
+    words = ["--config", str(config), "--region", "null", "--no-blend-logits"]
+
+    assert config_from(*words) == InferenceConfig(patch_size=(4, 12, 12))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--halo 0,8", ["halo [0, 8]", "three integers"]),
+        ("--halo=-1,0,0", ["halo [-1, 0, 0]", "0 or more"]),
+        ("--region 0:8,0:8", ["region ['0:8', '0:8']", "z0:z1,y0:y1,x0:x1"]),
+        ("--region 3:3,0:8,0:8", ["region", "empty", "0:8,0:512,0:512"]),
+        ("--region 0:99,0:8,0:8", ["region (0, 0, 0) to (99, 8, 8)", "(10, 24, 24)"]),
+        ("--overlap 12", ["overlap 12", "4 voxels", "[0, 1)"]),
+        ("--overlap [[[", ["overlap '[[['", "[0, 1)"]),
+        ("--overlap NaN", ["overlap nan", "[0, 1)"]),
+        ("--output-scale 2", ["output_scale 2", "three positive fractions"]),
+        ("--output-scale 1,1/7,1", ["output_scale (1, 1/7, 1)", "patch_size (4, 12, 12)"]),
+        ("--output-scale 1,1/2,1/2", ["output_scale (1, 1/2, 1/2)", "output_scale=(1, 1, 1)"]),
+        ("--blending-arguments 3", ["blending_arguments 3", "dictionary"]),
+        ('--blending-arguments {"size":3}', ["'size'", "sigma"]),
+        ("--planes xy", ["--planes", "'xy'", "'zyx'"]),
+        ("--head nosuch", ["head 'nosuch'", "'0'"]),
+        ("--activation relu", ["activation 'relu'", "sigmoid", "0:3="]),
+        ("--activation 0:1=tanh,1:2=tanh", ["activation '1:2=tanh'", "1 channels"]),
+        ("--percentiles 99,1", ["percentiles (99.0, 1.0)", "(1, 99)"]),
+        ("--mean-std 0.5,0.25", ["mean_std (0.5, 0.25)", "fixed"]),
+        ("--mean-std -1,2", ["--mean-std", "expected one argument", "--mean-std=-1,2"]),
+        ("--mc-samples 4", ["mc_samples 4", "do_eval=False"]),
+        ("--mc-samples 4 --no-do-eval", ["mc_samples 4", "no dropout", "mc_samples=1"]),
+        ("--tta flip+flip", ["tta 'flip+flip'", "flip:AXES"]),
+        ("--tta-mode 0:2=max,1:3=min", ["tta_mode", "overlap"]),
+        ("--spread", ["spread True", "tta"]),
+        ("--offsets [[1,0,0],None]", ["offsets '[[1,0,0],None]'", "for every channel"]),
+        ("--offsets [[1,0,0],[0,1,0]]", ["2 offsets for 1 channels", "one (Z, Y, X) per channel"]),
+        ("--vectors [[0,1,null]]", ["vector (0, 1, None)", "1 channels"]),
+        ("--output-dtype int8", ["--output-dtype", "'int8'", "'uint8'"]),
+        ("--intensity-scale=-1", ["intensity_scale -1", "greater than 0"]),
+        ("--labelling argmax", ["labelling 'argmax'", "one channel", "'threshold'"]),
+        ("--threshold nan", ["threshold 'nan'", "finite"]),
+        ("--batch-size 2.5", ["batch_size 2.5", "integer"]),
+        (f"--batch-size {'9' * 5000}", ["batch_size", "integer"]),
+        ("--patch-size 4,12,12,", ["patch_size [4, 12, 12, '']", "three positive integers"]),
+    ],
+)
+def test_a_setting_that_cannot_be_exits_with_2_and_one_line(files, capsys, words, said):
+    try:
+        code = predict(files, "--output", str(files / "out.h5"), *words.split())
+    except SystemExit as error:  # argparse
+        code = error.code
+
+    assert code == 2
+    line = the_error(capsys)
+    for word in said:
+        assert word in line
+    assert not (files / "out.h5").exists()
+    assert len(networks.calls) < 10  # the first batch, and some to learn of another resolution
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"patchsize": [1, 2, 3]}', ["patchsize is not a setting"]),
+        (b"[1]", ["--config must be a JSON object", "list"]),
+        (b"{", ["--config is not JSON"]),
+        (b"\xff\xfe", ["run.json' cannot be read", "utf-8"]),
+        (b'{"overlap": null}', ["overlap None is not usable"]),
+    ],
+)
+def test_an_unusable_config_file_exits_with_2_and_one_line(files, capsys, content, said):
+    (files / "run.json").write_bytes(content)
+    options = ["--output", str(files / "out.h5"), "--config", str(files / "run.json")]
+
+    assert predict(files, *options) == 2
+    line = the_error(capsys)
+    for word in said:
+        assert word in line
+
+
+def test_help_is_in_words_of_the_command_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", "--help"])
+
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "(default: 0.5)",
+        "(default: 0,0,0)",
+        "(default: 1,1,1)",
+        "(default: gaussian)",
+        "(default: on)",
+        "More than 1 needs --no-do-eval.",
+        '"fixed" (see --mean-std)',
+        "[[1, 0, 0], null]",
+    ):
+        assert words in text
+    for words in ("None", "False", "Fraction", "typing", "`", "_value", "SUPPRESS"):
+        assert words not in text
+    for name in InferenceConfig.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_help_is_quick():
+    """It loads no torch, Qt or file formats."""
+    heavy = ("torch", "napari", "qtpy", "skimage", "scipy", "h5py", "tifffile", "pandas")
+    code = (
+        "import sys\n"
+        "from napari_seamless.cli import main\n"
+        "try:\n    main(['predict', '--help'])\n"
+        "except SystemExit:\n"
+        f"    print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stderr.strip() == "[]"
+
+
+# ------------------------------------------------------------------------------ labels
+
+
+def strict(text: str) -> dict:
+    """Parse JSON as other languages do: NaN is none."""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def truth_of(folder):
+    with h5py.File(folder / "volume.h5") as file:
+        return file["raw"][...], file["labels"][...] > 0
+
+
+def test_labels_give_all_metrics_as_text_and_as_json(files, capsys):
+    options = ["--labels", str(files / "volume.h5::labels"), "--threshold", "150"]
+    assert predict(files, "--output", str(files / "out.h5"), *options, "--json") == 0
+    facts = strict(capsys.readouterr().out)
+    assert predict(files, "--output", str(files / "again.h5"), *options) == 0
+    text = capsys.readouterr().out
+
+    volume, truth = truth_of(files)
+    found = 2.0 * volume > 150
+    expected = {
+        "dice": 2 * (found & truth).sum() / (found.sum() + truth.sum()),
+        "iou": (found & truth).sum() / (found | truth).sum(),
+        "precision": 1.0,  # what is above 75 is above 60
+        "recall": (found & truth).sum() / truth.sum(),
+        "average_precision": 1.0,
+        "mean_squared_error": np.square(2.0 * volume - truth).mean(),
+    }
+    for name, value in expected.items():
+        assert facts[name] == pytest.approx(value, rel=1e-6), name
+    for label, value in zip(
+        ("Dice", "IoU", "precision", "recall", "average precision", "mean squared error"),
+        expected.values(),
+        strict=True,
+    ):
+        assert f"{label:22} {value:.4f}\n" in text
+
+
+def test_a_score_that_does_not_exist_is_null_in_json(files, capsys):
+    np.save(files / "nothing.npy", np.zeros((10, 24, 24), np.uint8))
+    labels = ["--labels", str(files / "nothing.npy")]
+    assert predict(files, "--output", str(files / "out.h5"), *labels, "--json") == 0
+    facts = strict(capsys.readouterr().out)
+
+    assert (facts["recall"], facts["average_precision"], facts["dice"]) == (None, None, 0)
+    main(["evaluate", str(files / "out.h5"), str(files / "nothing.npy"), "--json"])
+    scores = strict(capsys.readouterr().out)
+    assert (scores["recall"], scores["average_precision"], scores["dice"]) == (None, None, 0)
+    main(["evaluate", str(files / "out.h5"), str(files / "nothing.npy")])
+    assert f"{'recall':22} nan\n" in capsys.readouterr().out
+
+
+def test_labels_that_do_not_fit_are_refused_before_anything_runs(files, capsys):
+    np.save(files / "small.npy", np.zeros((10, 24, 23), np.uint8))
+
+    assert predict(files, "--output", str(files / "out.h5"), "--labels", str(files / "small.npy"))
+    assert the_error(capsys).endswith(
+        f"labels {files / 'small.npy'} have shape (10, 24, 23); for {files / 'volume.h5'}::raw "
+        "they must have (10, 24, 24) (Z, Y, X): crop or resample them"
+    )
+    assert networks.calls == []
+    assert not (files / "out.h5").exists()
+
+
+def test_labels_that_cannot_be_compared_after_all_exit_with_2_and_the_prediction(files, capsys):
+    np.save(files / "two.npy", np.zeros((2, 10, 24, 24), np.uint8))
+    options = ["--output", str(files / "out.h5"), "--labels", str(files / "two.npy"), "--json"]
+
+    assert predict(files, *options) == 2
+    out, err = capsys.readouterr()
+    assert strict(out)["status"] == "complete"
+    assert "the labels (2, 10, 24, 24)" in err
+    with h5py.File(files / "out.h5") as file:
+        assert file["main"].attrs["status"] == "complete"
+
+
+def test_the_file_of_the_labels_is_never_the_output(files, capsys):
+    shutil.copy(files / "volume.h5", files / "truth.h5")
+    before = (files / "truth.h5").read_bytes()
+    options = ["--labels", str(files / "truth.h5::labels"), "--overwrite"]
+
+    assert predict(files, "--output", str(files / "truth.h5"), *options) == 2
+    assert "truth.h5 is also an input" in the_error(capsys)
+    assert (files / "truth.h5").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------ evaluate
+
+
+def test_evaluate_compares_probabilities(files, capsys):
+    volume, truth = truth_of(files)
+    np.save(files / "p.npy", (volume / 120).astype(np.float32))
+    labels = str(files / "volume.h5::labels")
+
+    assert main(["evaluate", str(files / "p.npy"), labels, "--threshold", "0.75", "--json"]) == 0
+    found = (volume / 120).astype(np.float32) > 0.75
+    scores = strict(capsys.readouterr().out)
+    assert scores["recall"] == pytest.approx((found & truth).sum() / truth.sum(), abs=1e-12)
+    assert scores["voxels"] == volume.size
+
+
+def test_evaluate_compares_a_segmentation(files, capsys):
+    segments = np.zeros((2, 4, 4), np.uint16)
+    segments[:, :, :2], segments[:, :, 2:], truth = 7, 9, np.ones_like(segments)
+    np.save(files / "segments.npy", segments)
+    np.save(files / "truth.npy", truth)
+    paths = [str(files / "segments.npy"), str(files / "truth.npy")]
+
+    assert main(["evaluate", *paths, "--kind", "segmentation", "--json"]) == 0
+    scores = strict(capsys.readouterr().out)
+    assert (scores["voi_split"], scores["voi_merge"]) == (1, 0)  # one bit: one of two halves
+    assert main(["evaluate", *paths, "--kind", "segmentation"]) == 0
+    assert f"{'VOI split':22} 1.0000\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["out.h5", "out.tif"])
+def test_evaluate_takes_a_prediction_saved_as_uint8_for_what_it_was(files, capsys, name):
+    options = ["--normalization", "dtype", "--output-dtype", "uint8", "--threshold", "0.6"]
+    labels = str(files / "volume.h5::labels")
+    out = str(files / name)
+    assert predict(files, "--output", out, *options, "--labels", labels, "--json") == 0
+    exact = strict(capsys.readouterr().out)
+
+    assert main(["evaluate", out, labels, "--threshold", "0.6", "--json"]) == 0
+    scores = strict(capsys.readouterr().out)
+    assert scores["dice"] == exact["dice"]  # 2 * v / 255 is a whole number of 255ths
+    assert scores["mean_squared_error"] == pytest.approx(exact["mean_squared_error"], abs=1e-6)
+    assert 0.1 < scores["dice"] < 0.999
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["absent.h5", "volume.h5::labels"], "no such file"),
+        (["volume.h5::raw", "absent.h5"], "no such file"),
+        (["volume.h5", "volume.h5::labels"], "needs '::dataset'"),
+        (["volume.h5::raw", "small.npy"], "(1, 1, 2, 3)"),
+        (["small.npy", "small.npy", "--threshold", "nan"], "threshold is nan"),
+        (["small.npy", "small.npy", "--kind", "segmentation"], "float"),
+    ],
+)
+def test_what_cannot_be_evaluated_exits_with_2_and_one_line(
+    files, capsys, monkeypatch, words, said
+):
+    monkeypatch.chdir(files)
+    np.save(files / "small.npy", np.zeros((1, 2, 3)))
+
+    assert main(["evaluate", *words]) == 2
+    assert said in the_error(capsys)
+
+
+# ------------------------------------------------------------------------------ files
+
+
 def test_a_pickle_is_refused_and_not_run(files, capsys):
     class Bomb:
         def __reduce__(self):
@@ -239,7 +593,8 @@ def test_an_output_that_appears_meanwhile_is_kept_and_so_is_the_prediction(
         "STARTED", str(files / "out.h5")
     )  # `Slow` makes this file at its second batch
 
-    assert predict(files, "--output", str(files / "out.h5"), network="networks:Slow") == 1
+    options = ["--output", str(files / "out.h5"), "--batch-size", "9"]
+    assert predict(files, *options, network="networks:Slow") == 1
     line = the_error(capsys)
     assert "appeared" in line
     assert f"the prediction is kept in {files / 'kept'}" in line
@@ -300,3 +655,105 @@ def test_ctrl_c_exits_with_130_and_writes_the_partial_prediction(files):
         attributes = dict(file["main"].attrs)
     assert attributes["status"] == "partial"
     assert 0 < attributes["done"] < attributes["total"]
+
+
+def run_program(folder, *options, source="import networks", stdout=subprocess.PIPE, **environment):
+    """Run `predict` in a process of its own with the network own:Network; return what it did."""
+    (folder / "own.py").write_text(source)
+    program = [sys.executable, "-m", "napari_seamless", "predict", str(folder / "volume.h5::raw")]
+    model = ["--checkpoint", str(folder / "net.pt"), "--architecture", "own:Network"]
+    sizes = ["--patch-size", "4,12,12", "--device", "cpu"]
+    path = os.pathsep.join([str(folder), str(TESTS)])
+    return subprocess.run(
+        [*program, *model, *sizes, *options],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=120,
+    )
+
+
+DOUBLED = "from networks import Doubled as Network\n"
+KILLED_AT_A_BATCH = """
+import os, signal, networks
+class Network(networks.Doubled):
+    def forward(self, image):
+        if len(networks.calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(image)
+"""
+KILLED_WHILE_WRITING = """
+import os, signal
+from napari_seamless.io.steady_file import SteadyFile
+SteadyFile.sync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+from networks import Doubled as Network
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("source", [KILLED_AT_A_BATCH, KILLED_WHILE_WRITING])
+def test_a_killed_run_leaves_the_old_output_as_it_was(files, source):
+    out = files / "out.h5"
+    out.write_text("precious")
+    done = run_program(files, "--output", str(out), "--overwrite", source=source)
+
+    assert done.returncode == -signal.SIGKILL
+    assert out.read_text() == "precious"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pipe whose reader has gone")
+def test_that_nobody_reads_the_summary_is_no_error(files):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run_program(
+        files, "--output", str(files / "out.h5"), "--json", source=DOUBLED, stdout=writer
+    )
+    os.close(writer)
+
+    assert done.returncode == 0
+    assert b"Error" not in done.stderr
+    assert h5py.is_hdf5(files / "out.h5")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_summary_that_cannot_be_printed_exits_with_1_and_one_line(files):
+    with open("/dev/full", "w") as full:
+        done = run_program(files, "--output", str(files / "out.h5"), source=DOUBLED, stdout=full)
+
+    assert done.returncode == 1
+    errors = done.stderr.decode().splitlines()
+    assert errors[-1].startswith("napari-seamless: error: the summary cannot be printed")
+    assert not any("Traceback" in line or "Exception" in line for line in errors)
+    assert h5py.is_hdf5(files / "out.h5")
+
+
+def test_a_name_that_the_terminal_cannot_show_is_written_even_so(files):
+    out = files / "Übersicht 脳.h5"
+    done = run_program(files, "--output", str(out), source=DOUBLED, PYTHONIOENCODING="ascii")
+
+    assert done.returncode == 0, done.stderr
+    assert rb"\xdcbersicht \u8133.h5" in done.stdout
+    assert h5py.is_hdf5(out)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("folder.h5", "is a folder"),
+        ("nowhere/out.h5", "no such folder"),
+        ("out.zip", "'.zip'"),
+        ("out", "no suffix"),
+        ("out.h5::main", "'.h5::main'"),
+        ("out_{oops}.h5", "{oops}"),
+        (f"{'x' * 300}.h5", "name too long"),
+    ],
+)
+def test_an_output_that_cannot_be_exits_with_2_before_anything_runs(files, capsys, output, said):
+    (files / "folder.h5").mkdir()
+    before = sorted(os.listdir(files))
+
+    assert predict(files, "--output", str(files / output)) == 2
+    assert said in the_error(capsys)
+    assert sorted(os.listdir(files)) == before
+    assert networks.calls == []

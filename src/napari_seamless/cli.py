@@ -6,6 +6,8 @@
 import argparse
 import json
 import math
+import os
+import re
 import signal
 import sys
 import time
@@ -17,15 +19,19 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 from napari_seamless import __version__
 from napari_seamless.engine.config import InferenceConfig, json_object
 from napari_seamless.engine.errors import (
-    RunFailedError,
+    SeamlessError,
     SourceError,
     UnusableInputError,
+    WriteError,
     one_line,
 )
 from napari_seamless.metrics import METRIC_NAMES
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from napari_seamless.engine.run import Run
+    from napari_seamless.engine.source import Source
     from napari_seamless.inference import InferenceRun
 
 DONE, FAILED, UNUSABLE, CANCELLED = 0, 1, 2, 130
@@ -48,12 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except UnusableInputError as error:
-        return _complain(error, UNUSABLE)
-    except RunFailedError as error:
-        return _complain(error, FAILED)
-    except MemoryError as error:
-        return _complain(error, FAILED)
+    except (SeamlessError, MemoryError) as error:
+        _complain("; ".join([one_line(error), *getattr(error, "__notes__", [])]))
+        return _exit_code(error)
     except KeyboardInterrupt:
         return CANCELLED
 
@@ -65,34 +68,37 @@ def _predict(options: argparse.Namespace) -> int:
     from napari_seamless.models import load_model
 
     model = load_model(options.checkpoint, options.architecture, network_arguments)
-    began = time.perf_counter()
     with InferenceRun(
         options.input, model, config, options.output, overwrite=options.overwrite
     ) as run:
         truth = run.open_labels(options.labels) if options.labels else None
-        with _cancelled_by_ctrl_c(run):
-            _drain(run)
-        facts = _summary(run, time.perf_counter() - began)
-        if truth is not None and run.done:
-            facts |= run.scores(truth)
-    _report(facts, options.json)
-    for vol_id, error in run.failures.items():
-        error.add_note(f"this was volume {vol_id}, {run.plan.volumes[vol_id].name}")
-        _complain(error, FAILED)
-    return {"complete": DONE, "failed": FAILED}.get(run.status, CANCELLED)
+        return _finish(run, truth, options.json)
 
 
-def _drain(run: "InferenceRun") -> None:
-    """Drain a run; an error also says what is kept."""
-    from napari_seamless.inference import drain
+def _finish(run: "InferenceRun", truth: "list[Source] | None", as_json: bool) -> int:
+    """Drain a run, say what came of it, and return the exit code."""
+    from napari_seamless.inference import drain, failure_lines
 
+    broken: SeamlessError | None = None
+    began = time.perf_counter()
     try:
-        drain(run)
-    finally:
-        for vol_id, error in run.failures.items():
-            if vol_id in run.written:
-                done, total = run.progress(vol_id)
-                error.add_note(f"{run.paths[vol_id]} keeps {done} of {total} patches")
+        with _cancelled_by_ctrl_c(run):
+            drain(run)
+    except SeamlessError as error:
+        broken = error
+    facts = _summary(run, time.perf_counter() - began)
+    lines = failure_lines(run)
+    try:
+        if truth is not None and run.done and broken is None:
+            facts |= run.scores(truth)
+    finally:  # also if the labels cannot be compared after all
+        if broken is None:
+            _report({**facts, "failures": lines}, as_json)
+        for line in lines:
+            _complain(line)
+    if broken is not None:
+        return _exit_code(broken)
+    return {"complete": DONE, "failed": FAILED}.get(run.status, CANCELLED)
 
 
 def _summary(run: "InferenceRun", seconds: float) -> dict[str, Any]:
@@ -110,21 +116,41 @@ def _summary(run: "InferenceRun", seconds: float) -> dict[str, Any]:
 
 def _report(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(facts))
+        _print_json(facts)
         return
-    print(
+    _say(
         f"{facts['status']}: {facts['patches']} of {facts['of']} patches in {facts['seconds']} s "
         f"({facts['voxels_per_second']:,} voxels/s)"
     )
     _print_scores(facts)
-    print(f"written to {', '.join(facts['output'])}" if facts["output"] else "nothing written")
+    _say(f"written to {', '.join(facts['output'])}" if facts["output"] else "nothing written")
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    """Print JSON that any reader takes, which has no NaN or infinity: those become null."""
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in facts.items()
+    }
+    _say(json.dumps(plain, allow_nan=False))
 
 
 def _print_scores(facts: dict[str, Any]) -> None:
     """Print those of the facts that are metrics, one per line."""
     for name, label in METRIC_NAMES.items():
         if name in facts:
-            print(f"{label:22} {facts[name]:.4f}")
+            _say(f"{label:22} {facts[name]:.4f}")
+
+
+def _say(text: str) -> None:
+    """Print in the characters that the terminal has; that nobody reads it is no error."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
+        if not isinstance(error, BrokenPipeError):
+            raise WriteError(f"the summary cannot be printed: {one_line(error)}") from error
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -132,7 +158,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     scores = evaluate_files(options.prediction, options.labels, options.threshold, options.kind)
     if options.json:
-        print(json.dumps(scores))
+        _print_json(scores)
     else:
         _print_scores(scores)
     return DONE
@@ -143,7 +169,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from napari_seamless.models import inspect_checkpoint
 
     report = inspect_checkpoint(options.checkpoint, options.architecture, network_arguments)
-    print(json.dumps(report.to_dict()) if options.json else report)
+    _say(json.dumps(report.to_dict()) if options.json else str(report))
     return DONE
 
 
@@ -158,7 +184,7 @@ def _config(options: argparse.Namespace) -> InferenceConfig:
     given = {
         name: getattr(options, name)
         for name in InferenceConfig.model_fields
-        if getattr(options, name, None) is not None
+        if hasattr(options, name)
     }
     if options.config is None:
         return InferenceConfig(**given)
@@ -177,8 +203,8 @@ def _json_object(text: str | None, option: str) -> dict[str, Any] | None:
 
 def _text_of(path: str, option: str) -> str:
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return Path(os.path.expanduser(path)).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise SourceError(f"{option} {path!r} cannot be read: {one_line(error)}") from None
 
 
@@ -198,16 +224,20 @@ def _cancelled_by_ctrl_c(run: "Run") -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _complain(error: BaseException, code: int) -> int:
-    notes = getattr(error, "__notes__", [])
-    print(f"{PROGRAM}: error: {'; '.join([one_line(error), *notes])}", file=sys.stderr)
-    return code
+def _exit_code(error: BaseException) -> int:
+    return UNUSABLE if isinstance(error, UnusableInputError) else FAILED
+
+
+def _complain(line: str) -> None:
+    print(f"{PROGRAM}: error: {line}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse, with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += " (one that begins with - like this: --mean-std=-1,2)"
         self.exit(UNUSABLE, f"{PROGRAM}: error: {message}; see {self.prog} --help\n")
 
 
@@ -223,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_predict(commands: Any) -> None:
-    predict = commands.add_parser("predict", help="run a network over a volume")
+    predict = commands.add_parser("predict", help="run a network over volumes", allow_abbrev=False)
     predict.set_defaults(command=_predict)
     predict.add_argument(
         "input",
@@ -244,25 +274,50 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument("--config", help="JSON file with settings; options given here overrule it")
     predict.add_argument("--json", action="store_true", help="print the summary as JSON")
     settings = predict.add_argument_group(
-        "settings", "numbers for several axes or channels are separated by commas: 8,128,128"
+        "settings",
+        "Numbers for several axes or channels are separated by commas, 8,128,128, or are JSON, "
+        "[[1, 0, 0], null].",
     )
     for name, field in InferenceConfig.model_fields.items():
-        _add_setting(settings, name, field.annotation, field.description)
+        _add_setting(settings, name, field)
 
 
-def _add_setting(parser: Any, name: str, kind: Any, description: str | None) -> None:
-    option = f"--{name.replace('_', '-')}"
+def _add_setting(parser: Any, name: str, field: "FieldInfo") -> None:
+    """Add the option of a setting; without it, the options have no attribute of its name."""
+    kind: Any = field.annotation
+    given: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help_on(field)}
     if kind is bool:
-        parser.add_argument(
-            option, action=argparse.BooleanOptionalAction, default=None, help=description
-        )
+        given["action"] = argparse.BooleanOptionalAction
     elif get_origin(kind) is Literal:
-        parser.add_argument(option, choices=get_args(kind), help=description)
+        given["choices"] = get_args(kind)
     else:
-        is_text = str in (kind, *get_args(kind))
-        parser.add_argument(
-            option, type=str if is_text else _value, metavar="VALUE", help=description
-        )
+        is_text = kind in (str, str | None)
+        given |= {"type": str if is_text else _value, "metavar": "VALUE"}
+    parser.add_argument(_option(name), **given)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _help_on(field: "FieldInfo") -> str:
+    """Return what a setting is and its default, in words of the command line."""
+
+    def quoted(match: re.Match[str]) -> str:
+        name, is_off, _ = match[1].partition("=False")
+        if name not in InferenceConfig.model_fields:
+            return match[1]
+        return _option(f"no_{name}" if is_off else name)
+
+    text = re.sub("`(.*?)`", quoted, " ".join((field.description or "").split()))
+    text = text.replace("None", "null")  # as JSON calls it
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, bool):
+        text += f" (default: {'on' if default else 'off'})"
+    elif not field.is_required() and default not in (None, (), {}):
+        shown = default if isinstance(default, tuple) else (default,)
+        text += f" (default: {','.join(map(str, shown))})"
+    return text.replace("%", "%%")
 
 
 def _add_inspect(commands: Any) -> None:
@@ -307,5 +362,6 @@ def _value(text: str) -> Any:
     """
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
-        return [_value(part) for part in text.split(",")] if "," in text else text
+    except (ValueError, RecursionError):  # a number may also be too long
+        is_json = text.lstrip()[:1] in ("[", "{")
+        return text if is_json or "," not in text else [_value(part) for part in text.split(",")]
