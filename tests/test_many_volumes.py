@@ -146,6 +146,14 @@ def test_names_of_files_become_names_of_outputs(folder, volumes):
     assert_doubled(folder / "out" / "my_stack_1_my_stack.h5", volumes[1])
 
 
+def test_several_volumes_may_go_into_a_folder(folder, volumes):
+    (folder / "out").mkdir()
+    predict([folder / "a.npy", folder / "b.npy"], output=folder / "out")
+
+    assert sorted(os.listdir(folder / "out")) == ["a.h5", "b.h5"]
+    assert_doubled(folder / "out" / "b.h5", volumes[1])
+
+
 def test_one_volume_may_also_be_named_in_its_output(folder, volumes):
     assert command(folder, names="c", output="out_{name}.h5") == 0
     assert_doubled(folder / "out_c.h5", volumes[2])

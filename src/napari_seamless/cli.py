@@ -265,7 +265,8 @@ def _add_predict(commands: Any) -> None:
     predict.add_argument(
         "--output",
         required=True,
-        help="OUT.h5 (dataset main) or OUT.tif; for several volumes with {name} or {vol_id} in it",
+        help="OUT.h5 (dataset main) or OUT.tif; for several volumes with {name} or {vol_id} in "
+        "it, or a folder",
     )
     predict.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     predict.add_argument(

@@ -88,7 +88,8 @@ class InferenceRun(Run):
         The settings.
     output : path, optional
         ".h5" (dataset "main") or ".tif"; written when its volume ends, partial results marked so.
-        For several volumes "{name}" or "{vol_id}" stands for the name of each, or its number.
+        For several volumes "{name}" or "{vol_id}" stands for the name of each, or its number; a
+        folder stands for "{name}.h5" in it.
     overwrite : bool
         Replace an output that exists.
 
@@ -366,7 +367,7 @@ def output_paths(output: PathLike, names: Sequence[str]) -> list[Path]:
     Parameters
     ----------
     output : path
-        With "{vol_id}" or "{name}" in it for several volumes.
+        For several volumes with "{vol_id}" or "{name}" in it, or a folder for "{name}.h5".
     names : sequence of str
         Of the volumes.
 
@@ -376,6 +377,8 @@ def output_paths(output: PathLike, names: Sequence[str]) -> list[Path]:
         If it has other placeholders, or is one file for several volumes.
     """
     pattern = os.fspath(output)
+    if len(names) > 1 and os.path.isdir(os.path.expanduser(pattern)):
+        pattern = os.path.join(pattern, "{name}.h5")
     unknown = set(re.findall(r"{\w*}", Path(pattern).name)) - {"{name}", "{vol_id}"}
     if unknown:
         raise ConfigError(

@@ -4,7 +4,7 @@ batch {"image", "pos"} -> the module's own step -> BlendedWriter -> sums of this
                                                         at the end: sums of all -> file
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,19 @@ from torch.utils.data import Subset
 from torch.utils.hooks import RemovableHandle
 
 from napari_seamless.dataset import InferenceVolumeDataset
-from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
     ModelError,
     OutputError,
-    PredictionError,
-    RunFailedError,
     SeamlessError,
-    one_line,
 )
-from napari_seamless.engine.grid import Overlap, Triple, scaled_up
-from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finisher, heads_of
-from napari_seamless.engine.results import Volume, as_saved, outputs_of
+from napari_seamless.engine.grid import Overlap
+from napari_seamless.engine.outputs import heads_of
 from napari_seamless.engine.store import Store
-from napari_seamless.engine.volume_plan import input_size_of, window_of
 from napari_seamless.inference import PathLike, output_paths, refuse_input_as_output
 from napari_seamless.io.stores import open_store, versions
+from napari_seamless.shares import Share, raise_everywhere
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -129,7 +124,7 @@ class BlendedWriter(Callback):
             refuse_input_as_output(path, [*dataset.volumes, *dataset.labels])
         self._overwrite = overwrite
         self._stores = self._open_stores()
-        self._blend: _Blend | None = None
+        self._share: Share | None = None
         self._hook: RemovableHandle | None = None
         self._forwarded: list[object] = []
 
@@ -183,12 +178,12 @@ class BlendedWriter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Keep what a single process has; several may no longer be there to add up theirs."""
-        blend = self._stop()
-        if blend is None or blend.channels is None or blend.world_size > 1:
+        share = self._stop()
+        if share is None or share.channels is None or share.world_size > 1:
             return
         try:
             is_wish = isinstance(exception, KeyboardInterrupt)
-            self._keep(blend, "partial" if is_wish else "failed")
+            self._keep(share, "partial" if is_wish else "failed")
         except SeamlessError as second:  # the first error is the one to mend
             exception.add_note(str(second))
 
@@ -209,11 +204,11 @@ class BlendedWriter(Callback):
                 self._stores = self._open_stores()  # a file may have appeared since
             except OutputError as error:
                 problem = error
-        _raise_everywhere(problem, trainer.world_size)
+        raise_everywhere(problem, trainer.world_size)
         provenance = {"versions": versions(), "network": type(module).__name__}
         if trainer.ckpt_path:
             provenance["checkpoint"] = Path(trainer.ckpt_path).name
-        self._blend = _Blend(
+        self._share = Share(
             self.dataset, self.config, trainer.global_rank, trainer.world_size, provenance
         )
         self._hook = module.register_forward_hook(self._notice)
@@ -225,188 +220,66 @@ class BlendedWriter(Callback):
 
     def _take(self, step: str, returned: object, batch: Any, loader: Any) -> None:
         forwarded, self._forwarded = self._forwarded, []
-        if self._blend is None or not (loader is None or _reads(loader, self.dataset)):
+        if self._share is None or not (loader is None or _reads(loader, self.dataset)):
             return
         with torch.inference_mode():
             indices = [self.dataset.index_of(pos) for pos in _positions(batch)]
             heads = _heads_of_step(step, returned, forwarded, batch, len(indices))
-            self._check_room(self._blend.add(indices, heads))
+            self._check_room(self._share.add(indices, heads))
 
     def _check_room(self, is_first: bool) -> None:
         """Check what can be checked once the number of channels is known."""
-        blend = self._blend
-        if not is_first or blend is None:
+        share = self._share
+        if not is_first or share is None:
             return
         for vol_id in range(len(self.dataset.plans)):
-            files = blend.files(vol_id)
-            if self._stores and blend.rank == 0:
+            files = share.files(vol_id)
+            if self._stores and share.rank == 0:
                 self._stores[vol_id].reserve(sum(array.nbytes for array in files.values()))
 
     def _end(self, trainer: Trainer) -> None:
-        blend = self._stop()
-        if blend is None:
+        share = self._stop()
+        if share is None:
             return
         problem = None
         with torch.inference_mode():
-            if blend.world_size > 1:
-                blend.gather(trainer.strategy.root_device)
-            if blend.channels is None:
+            if share.world_size > 1:
+                share.gather(trainer.strategy.root_device)
+            if share.channels is None:
                 raise ConfigError(
                     "no batch came from the dataset of this BlendedWriter; give the trainer a "
                     "DataLoader over the same InferenceVolumeDataset"
                 )
-            if blend.rank == 0:
+            if share.rank == 0:
                 try:
-                    self._keep(blend)
+                    self._keep(share)
                 except SeamlessError as error:
                     problem = error
-            _raise_everywhere(problem, blend.world_size)
+            raise_everywhere(problem, share.world_size)
 
-    def _stop(self) -> "_Blend | None":
+    def _stop(self) -> "Share | None":
         """Stop watching the module; return what was blended."""
         if self._hook is not None:
             self._hook.remove()
-        blend, self._blend, self._hook, self._forwarded = self._blend, None, None, []
-        return blend
+        share, self._share, self._hook, self._forwarded = self._share, None, None, []
+        return share
 
-    def _keep(self, blend: "_Blend", status: str | None = None) -> None:
+    def _keep(self, share: "Share", status: str | None = None) -> None:
         """Keep the arrays, and write every volume that was begun; then raise what went wrong."""
         vol_ids = range(len(self.dataset.plans))
         self.outputs = tuple(
-            {name: np.asarray(array) for name, array in blend.outputs(vol_id).items()}
+            {name: np.asarray(array) for name, array in share.outputs(vol_id).items()}
             for vol_id in vol_ids
         )
         problems = []
         for vol_id, store in zip(vol_ids, self._stores, strict=False):
             try:
-                if blend.done(vol_id):
-                    store.write(blend.files(vol_id), blend.metadata(vol_id, status))
+                if share.done(vol_id):
+                    store.write(share.files(vol_id), share.metadata(vol_id, status))
             except SeamlessError as error:
                 problems.append(error)
         if problems:
             raise problems[0]
-
-
-class _Blend:
-    """What this process has blended, and what all have once they called `gather`.
-
-    patch         0   1   2   3   4   5   6
-    belongs to    0   1   0   1   0   1   0     with two processes
-    repeated                              1     held aside there, and dropped: 0 had it
-    """
-
-    def __init__(
-        self,
-        dataset: InferenceVolumeDataset,
-        config: InferenceConfig,
-        rank: int,
-        world_size: int,
-        provenance: Mapping[str, Any],
-    ) -> None:
-        self.rank, self.world_size = rank, world_size
-        self.channels: Channels | None = None
-        self._dataset = dataset
-        self._config = config
-        self._joined = JoinedHeads(config)
-        self._provenance = dict(provenance)
-        self._window = window_of(config, config.patch_size)
-        self._accumulators = [self._accumulator(vol_id) for vol_id in range(len(dataset.plans))]
-        self._aside: dict[int, torch.Tensor] = {}
-
-    def _accumulator(self, vol_id: int) -> BlendAccumulator:
-        return BlendAccumulator(
-            self._dataset.plans[vol_id].grid,
-            self._window,
-            finisher(self._config, lambda: self.channels),
-            is_share=self.world_size > 1,
-        )
-
-    def add(self, indices: Sequence[int], heads: Mapping[str, torch.Tensor]) -> bool:
-        """Blend a batch of patches in; return whether it was the first."""
-        is_first = self.channels is None
-        predictions = _core(self._joined(heads), self._config).cpu()
-        self.channels = self._joined.channels
-        for index, prediction in zip(indices, predictions, strict=True):
-            if index % self.world_size == self.rank:
-                self._blend(index, prediction)
-            elif index not in self._aside:
-                self._aside[index] = prediction.clone()  # without the rest of the batch
-        return is_first
-
-    def _blend(self, index: int, prediction: torch.Tensor) -> None:
-        vol_id, patch = self._dataset.place_of(index)
-        if patch not in self._accumulators[vol_id]:  # samplers may repeat one
-            self._accumulators[vol_id].add(patch, prediction)
-
-    def gather(self, device: torch.device) -> None:
-        """Add up what all processes have in the first one; every process must call this."""
-        mine = (
-            self.channels,
-            [accumulator.patches_done for accumulator in self._accumulators],
-            sorted(self._aside),
-        )
-        everyone: list[Any] = [None] * self.world_size
-        dist.all_gather_object(everyone, mine)
-        self.channels = _agreed([channels for channels, _, _ in everyone])
-        done = [
-            np.logical_or.reduce(masks)
-            for masks in zip(*(each[1] for each in everyone), strict=True)
-        ]
-        for holder, (_, _, aside) in enumerate(everyone):
-            for index in aside:  # all processes come to the same decision here
-                vol_id, patch = self._dataset.place_of(index)
-                if not done[vol_id].flat[patch]:
-                    done[vol_id].flat[patch] = True
-                    if holder == self.rank:
-                        self._blend(index, self._aside[index])
-        self._aside.clear()
-        for vol_id, patches in enumerate(done):
-            if patches.any():
-                self._add_up(vol_id, patches, device)
-
-    def _add_up(self, vol_id: int, done: NDArray[np.bool_], device: torch.device) -> None:
-        """Bring the sums of one volume to the first process, chunk by chunk."""
-        if self.channels is None:
-            raise AssertionError("patches are done, so their channels are known")
-        accumulator = self._accumulators[vol_id]
-        for i in range(accumulator.chunk_count):
-            sums = accumulator.sums(i, self.channels.total)
-            shared = sums.to(device) if dist.get_backend() == "nccl" else sums
-            dist.reduce(shared, dst=0)
-            if self.rank == 0:
-                sums.copy_(shared)
-        if self.rank == 0:
-            accumulator.adopt(done)
-        else:
-            self._accumulators[vol_id] = self._accumulator(vol_id)  # frees the sums
-
-    def done(self, vol_id: int) -> int:
-        """Return how many patches of a volume are in."""
-        return self._accumulators[vol_id].done
-
-    def outputs(self, vol_id: int) -> dict[str, Volume]:
-        """Return all that is known of a volume; see `outputs_of`."""
-        if self.channels is None:
-            raise AssertionError("nothing is known before the first batch")
-        return outputs_of(self._accumulators[vol_id], self.channels, self._config)
-
-    def files(self, vol_id: int) -> dict[str, Volume]:
-        """Return the outputs of a volume as they are saved."""
-        return as_saved(self.outputs(vol_id), self._config)
-
-    def metadata(self, vol_id: int, status: str | None = None) -> dict[str, Any]:
-        """Return what a file says of its volume."""
-        plan, done = self._dataset.plans[vol_id], self.done(vol_id)
-        is_whole = done == len(plan.grid)
-        return {
-            "status": "complete" if is_whole else status or "partial",
-            "done": done,
-            "total": len(plan.grid),
-            "config": self._config.model_dump(mode="json"),
-            "source": plan.name,
-            "heads": list(self.channels.heads) if self.channels else [],
-            **self._provenance,
-        }
 
 
 # ----------------------------------------------------------------------------------- settings
@@ -550,47 +423,3 @@ def _described(value: object) -> str:
     if isinstance(value, torch.Tensor):
         return f"a tensor of {value.dtype} {tuple(value.shape)}"
     return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _core(values: torch.Tensor, config: InferenceConfig) -> torch.Tensor:
-    """Cut what a patch contributes out of predictions (B, C, z, y, x) that may hold a halo."""
-    core = scaled_up(config.patch_size, config.output_scale)
-    full = scaled_up(input_size_of(config), config.output_scale)
-    z, y, x = values.shape[2:]
-    size: Triple = z, y, x
-    if not all(
-        low <= got <= high and (got - low) % 2 == 0
-        for got, low, high in zip(size, core, full, strict=True)
-    ):
-        allowed = f"{core}" if core == full else f"{core}, or up to {full} with the halo,"
-        raise ModelError(
-            f"the module made {size} voxels of a patch (Z, Y, X) where the dataset expects "
-            f"{allowed}: set its halo to what the module cuts off, or its output_scale"
-        )
-    return centre(values, core)
-
-
-# ---------------------------------------------------------------------------------- processes
-
-
-def _agreed(found: Sequence[Channels | None]) -> Channels | None:
-    """Return the channels that all processes found; None if none has predicted anything."""
-    known = [channels for channels in found if channels is not None]
-    if any(channels != known[0] for channels in known):
-        counts = [channels.predicted for channels in known]
-        raise PredictionError(
-            f"processes found different numbers of channels, {counts}; all must run one network"
-        )
-    return known[0] if known else None
-
-
-def _raise_everywhere(problem: SeamlessError | None, world_size: int) -> None:
-    """Raise one process's problem in all of them, lest the others wait for it forever."""
-    told: list[str | None] = [None] * world_size
-    if world_size > 1:
-        dist.all_gather_object(told, None if problem is None else one_line(problem))
-    if problem is not None:
-        raise problem
-    for rank, text in enumerate(told):
-        if text is not None:
-            raise RunFailedError(f"process {rank} failed: {text}")
