@@ -165,6 +165,7 @@ class JoinedHeads:
                 f"the network returned {_described(channels)} after {_described(self.channels)} "
                 "before; it must always return the same"
             )
+        # a copy also of a single head: a network may return the same memory at every call
         values = torch.cat([head.float() for head in heads.values()], dim=1)
         if not self._config.blend_logits:
             values = activated(values, self._activations, channels)

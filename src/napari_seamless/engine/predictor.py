@@ -123,8 +123,9 @@ class Predictor:
                     "must always return the same size"
                 )
         core = scaled_up(self.core_size, self._config.output_scale)
-        variants = torch.stack([centre(output, core) for output in outputs])
-        prediction = variants[0] if len(variants) == 1 else combined(variants, self._tta_modes)
+        cores = [centre(output, core) for output in outputs]
+        variants = torch.stack(cores) if len(cores) > 1 else cores[0][None]
+        prediction = cores[0] if len(cores) == 1 else combined(variants, self._tta_modes)
         if self._config.has_spread:
             prediction = torch.cat([prediction, spread(variants)], dim=1)
         return prediction.float().cpu()
