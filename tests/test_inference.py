@@ -20,7 +20,7 @@ from napari_seamless.engine.errors import (
     WriteError,
 )
 from napari_seamless.engine.source import ArraySource
-from napari_seamless.inference import evaluate_files
+from napari_seamless.evaluation import evaluate_files
 from napari_seamless.metrics import evaluate
 
 CONFIG = ns.InferenceConfig(patch_size=(4, 8, 8), normalization="none", device="cpu")
@@ -422,3 +422,17 @@ def test_another_programs_files_are_compared_as_they_are(path, tmp_path, config)
         file["main"].attrs["config"] = config
 
     assert "adapted_rand_error" in evaluate_files(other, f"{path}::labels")
+
+
+@pytest.mark.parametrize("suffix", ["h5", "tif"])
+def test_a_prediction_of_a_region_is_evaluated_against_labels_of_the_whole(
+    volume, path, tmp_path, suffix
+):
+    out = tmp_path / f"out.{suffix}"
+    config = CONFIG.model_copy(update={"region": ((1, 5), (2, 11), (0, 12))})
+    ns.predict(volume, networks.Doubled(), config, out, progress=False)
+    part = (slice(1, 5), slice(2, 11), slice(0, 12))
+    found, truth = 2 * volume[part] > 0.5, volume[part] > 0.5
+    expected = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+    assert evaluate_files(out, f"{path}::labels")["dice"] == pytest.approx(expected, abs=1e-6)

@@ -140,6 +140,8 @@ def _print_scores(facts: dict[str, Any]) -> None:
     for name, label in METRIC_NAMES.items():
         if name in facts:
             _say(f"{label:22} {facts[name]:.4f}")
+    if "voxels" in facts:
+        _say(f"{'voxels compared':22} {facts['voxels']:,}")
 
 
 def _say(text: str) -> None:
@@ -154,12 +156,14 @@ def _say(text: str) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from napari_seamless.inference import evaluate_files
+    from napari_seamless.evaluation import evaluate_files
 
     scores = evaluate_files(options.prediction, options.labels, options.threshold, options.kind)
     if options.json:
         _print_json(scores)
     else:
+        is_segmentation = "voi" in scores
+        _say(f"compared as {'a segmentation' if is_segmentation else 'a probability or mask'}")
         _print_scores(scores)
     return DONE
 
@@ -333,7 +337,12 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("prediction", metavar="PREDICTION", help="a path like FILE.h5::main")
     evaluate.add_argument("labels", metavar="LABELS", help="a path like FILE.h5::labels")
-    evaluate.add_argument("--threshold", type=float, default=0.5, help="foreground is above it")
+    evaluate.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="foreground is above it; in the units of the prediction before it was saved",
+    )
     evaluate.add_argument(
         "--kind",
         choices=("probability", "segmentation"),

@@ -1,6 +1,5 @@
 """Where the rooms meet: what a caller names (paths, arrays, checkpoints) becomes an engine run."""
 
-import json
 import os
 import re
 import secrets
@@ -13,9 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
@@ -30,13 +27,12 @@ from napari_seamless.engine.errors import (
     one_line,
 )
 from napari_seamless.engine.grid import Box
-from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.run import Run
-from napari_seamless.engine.source import ArraySource, Source, read_patch, spatial_shape
+from napari_seamless.engine.source import Source, read_patch, spatial_shape
 from napari_seamless.engine.volume_plan import VolumePlan
 from napari_seamless.io.sources import open_sources
 from napari_seamless.io.stores import open_store, versions
-from napari_seamless.metrics import SLAB_VOXELS, Kind, VoxelMetrics, evaluate
+from napari_seamless.metrics import SLAB_VOXELS, VoxelMetrics
 from napari_seamless.models import LoadedModel, load_model
 
 PathLike = str | Path
@@ -246,29 +242,6 @@ def predict(
         return Prediction(outputs, metrics, run.failures)
 
 
-def evaluate_files(
-    prediction: PathLike, labels: PathLike, threshold: float = 0.5, kind: Kind | None = None
-) -> dict[str, float]:
-    """Compare two volumes in files; see `metrics.evaluate`.
-
-    A prediction that was saved scaled, or as integers, is compared as it was predicted; as integers
-    it does not say which voxels were not predicted, and has 0 there.
-
-    Raises
-    ------
-    SourceError
-        If one cannot be opened, or they do not fit each other.
-    """
-    with ExitStack() as opened:
-        sources = open_sources([prediction, labels])
-        for source in sources:
-            opened.callback(source.close)
-        predicted, truth = sources
-        if kind != "segmentation" and (scale := _saved_scale(predicted.name)):
-            predicted, kind = _as_predicted(predicted, scale), "probability"
-        return evaluate(predicted, truth, threshold, kind=kind)
-
-
 def failure_lines(run: Run) -> list[str]:
     """Say in one line each which volume failed, why, and what is kept of it."""
     lines = []
@@ -309,46 +282,6 @@ def _rescue(run: Run, vol_id: int) -> str:
     except SeamlessError as error:
         return f"it could not be kept elsewhere either ({one_line(error)})"
     return f"the prediction is kept in {path}"
-
-
-def _saved_scale(name: str) -> float | None:
-    """Return by what a prediction was multiplied when it was saved; None if it was not.
-
-    `name` is that of a source. Only files that this project wrote say so.
-    """
-    path, _, dataset = name.partition("::")
-    if dataset == "labels":
-        return None
-    try:
-        config = InferenceConfig(**_saved_config(path))
-    except (ValueError, TypeError):  # another program's
-        return None
-    is_float = config.output_dtype.startswith("float")
-    default = 1 if is_float else np.iinfo(config.output_dtype).max
-    scale = float(config.intensity_scale or default)
-    return None if is_float and scale == 1 else scale
-
-
-def _saved_config(path: str) -> Any:
-    """Return the settings that are written in a file, or whatever else is there."""
-    if h5py.is_hdf5(path):
-        with h5py.File(path) as file:
-            attributes = file["main"].attrs if "main" in file else {}
-            return json.loads(attributes.get("config", "{}"))
-    if path.lower().endswith((".tif", ".tiff")):
-        with tifffile.TiffFile(path) as file:
-            return (file.shaped_metadata or ({},))[0].get("config")
-    return {}
-
-
-def _as_predicted(source: Source, scale: float) -> ArraySource:
-    """Return a source of the values before they were scaled."""
-
-    def read(ranges: tuple[slice, ...]) -> NDArray[Any]:
-        exact = source.read(Box.of(ranges[1:]))[ranges[0]].astype(np.float64)
-        return (exact / scale).astype(np.float32)
-
-    return ArraySource(LazyArray(source.shape, np.float32, read), source.name)
 
 
 def _check_labels(labels: Source, volume: VolumePlan) -> None:

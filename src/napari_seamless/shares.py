@@ -140,7 +140,7 @@ class Share:
             "done": done,
             "total": len(plan.grid),
             "config": self._config.model_dump(mode="json"),
-            "source": plan.name,
+            **plan.facts,
             "heads": list(self.channels.heads) if self.channels else [],
             **self._provenance,
         }

@@ -896,6 +896,8 @@ def test_a_complete_run_is_written_once_with_its_metadata():
         "total": 27,
         "config": config.model_dump(mode="json"),
         "source": "the volume",
+        "origin": [0, 0, 0],
+        "whole": [8, 8, 8],
         "heads": ["0"],
         "checkpoint": "net.pt",
         "sha256": "abc",

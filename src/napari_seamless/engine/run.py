@@ -388,7 +388,7 @@ class Run:
             "done": done,
             "total": total,
             "config": self.plan.config.model_dump(mode="json"),
-            "source": self.plan.volumes[vol_id].name,
+            **self.plan.volumes[vol_id].facts,
             **self._provenance,
         }
         if self._predictor.channels is not None:

@@ -69,6 +69,11 @@ class VolumePlan:
         """Return what the network gets for a patch, in voxels of the source; may reach outside."""
         return self.cores[index].grown(self.context)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a file says of where its prediction is from and belongs, as JSON has it."""
+        return {"source": self.name, "origin": list(self.origin), "whole": list(self.whole)}
+
     def output_box(self, box: Box) -> Box:
         """Return the voxels of the prediction that hold a box of the source, maybe outside."""
         z, y, x = self.origin

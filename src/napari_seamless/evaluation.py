@@ -1,0 +1,102 @@
+"""Comparing predictions in files with labels in files, by what this project wrote into them."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import h5py
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.grid import Box, Triple
+from napari_seamless.engine.lazy import LazyArray
+from napari_seamless.engine.source import ArraySource, Source, spatial_shape
+from napari_seamless.inference import PathLike
+from napari_seamless.io.sources import open_sources
+from napari_seamless.metrics import Kind, evaluate
+
+
+def evaluate_files(
+    prediction: PathLike, labels: PathLike, threshold: float = 0.5, kind: Kind | None = None
+) -> dict[str, float]:
+    """Compare two volumes in files; see `metrics.evaluate`.
+
+    A prediction that was saved scaled, or as integers, is compared as it was predicted; as integers
+    it does not say which voxels were not predicted, and has 0 there. One of a region is compared
+    with that region of labels of the whole volume.
+
+    Raises
+    ------
+    SourceError
+        If one cannot be opened, or they do not fit each other.
+    """
+    with ExitStack() as opened:
+        sources = open_sources([prediction, labels])
+        for source in sources:
+            opened.callback(source.close)
+        predicted, truth = sources
+        facts = _facts_of(predicted.name)
+        if kind != "segmentation" and (scale := _saved_scale(facts, predicted.name)):
+            predicted, kind = _as_predicted(predicted, scale), "probability"
+        shape = spatial_shape(predicted)
+        if spatial_shape(truth) != shape and list(spatial_shape(truth)) == facts.get("whole"):
+            truth = _part_of(truth, facts["origin"], shape)
+        return evaluate(predicted, truth, threshold, kind=kind)
+
+
+def _facts_of(name: str) -> Mapping[str, Any]:
+    """Return what a file says about its prediction; empty for files of other programs.
+
+    `name` is that of a source.
+    """
+    path = name.partition("::")[0]
+    if h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            attributes = dict(file["main"].attrs) if "main" in file else {}
+            known = {"config", "origin", "whole"} & set(attributes)
+            try:
+                return {each: json.loads(attributes[each]) for each in known}
+            except (ValueError, TypeError):  # another program's
+                return {}
+    if path.lower().endswith((".tif", ".tiff")):
+        with tifffile.TiffFile(path) as file:
+            facts: Mapping[str, Any] = (file.shaped_metadata or ({},))[0]
+            return facts
+    return {}
+
+
+def _saved_scale(facts: Mapping[str, Any], name: str) -> float | None:
+    """Return by what a prediction was multiplied when it was saved; None if it was not."""
+    if name.endswith("::labels"):
+        return None
+    try:
+        config = InferenceConfig(**facts.get("config", {}))
+    except (ValueError, TypeError):  # another program's
+        return None
+    is_float = config.output_dtype.startswith("float")
+    default = 1 if is_float else np.iinfo(config.output_dtype).max
+    scale = float(config.intensity_scale or default)
+    return None if is_float and scale == 1 else scale
+
+
+def _as_predicted(source: Source, scale: float) -> ArraySource:
+    """Return a source of the values before they were scaled."""
+
+    def read(ranges: tuple[slice, ...]) -> NDArray[Any]:
+        exact = source.read(Box.of(ranges[1:]))[ranges[0]].astype(np.float64)
+        return (exact / scale).astype(np.float32)
+
+    return ArraySource(LazyArray(source.shape, np.float32, read), source.name)
+
+
+def _part_of(source: Source, origin: Triple, shape: Triple) -> ArraySource:
+    """Return the part of a source that starts at `origin` and has `shape`, (Z, Y, X)."""
+    z, y, x = origin
+
+    def read(ranges: tuple[slice, ...]) -> NDArray[Any]:
+        return source.read(Box.of(ranges[1:]).shifted((z, y, x)))[ranges[0]]
+
+    return ArraySource(LazyArray((source.shape[0], *shape), source.dtype, read), source.name)
