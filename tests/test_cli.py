@@ -238,7 +238,7 @@ def test_a_word_can_take_back_what_the_config_file_says(tmp_path):
         ("--overlap 12", ["overlap 12", "4 voxels", "[0, 1)"]),
         ("--overlap [[[", ["overlap '[[['", "[0, 1)"]),
         ("--overlap NaN", ["overlap nan", "[0, 1)"]),
-        ("--output-scale 2", ["output_scale 2", "three positive fractions"]),
+        ("--output-scale 0", ["output_scale 0", "positive fractions"]),
         ("--output-scale 1,1/7,1", ["output_scale (1, 1/7, 1)", "patch_size (4, 12, 12)"]),
         ("--output-scale 1,1/2,1/2", ["output_scale (1, 1/2, 1/2)", "output_scale=(1, 1, 1)"]),
         ("--blending-arguments 3", ["blending_arguments 3", "dictionary"]),

@@ -263,7 +263,7 @@ def _add_predict(commands: Any) -> None:
         "input",
         metavar="INPUT",
         nargs="+",
-        help="volume: FILE.h5::dataset, .tif or .npy; (C, Z, Y, X)",
+        help="volume: FILE.h5::dataset, .tif or .npy; (Z, Y, X) or (C, Z, Y, X)",
     )
     _add_checkpoint(predict, "--checkpoint", required=True)
     predict.add_argument(

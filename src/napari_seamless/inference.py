@@ -38,7 +38,7 @@ from napari_seamless.models import LoadedModel, load_model
 PathLike = str | Path
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """What a run of `predict` gave.
 
@@ -58,6 +58,13 @@ class Prediction:
     outputs: tuple[dict[str, NDArray[Any]], ...]
     metrics: dict[str, float] | None = None
     failures: Mapping[int, SeamlessError] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shapes = [
+            {name: f"{array.dtype} {array.shape}" for name, array in outputs.items()}
+            for outputs in self.outputs
+        ]
+        return f"Prediction({shapes}, metrics={self.metrics}, failures={dict(self.failures)})"
 
     @property
     def arrays(self) -> tuple[NDArray[np.float32], ...]:
@@ -326,7 +333,7 @@ def output_paths(output: PathLike, names: Sequence[str]) -> list[Path]:
     if twice:
         raise ConfigError(
             f"output {twice[0]} is one file for several volumes; "
-            "put {vol_id} into it, as in out_{vol_id}.h5"
+            "put {vol_id} into it, as in out_{vol_id}.h5, or name a folder that exists"
         )
     return paths
 

@@ -87,10 +87,10 @@ def refusal(**settings) -> str:
         ({"tta": "flips"}, "tta 'flips' ", "none, flip:AXES"),
         ({"tta": "flip:w"}, "tta 'flip:w' ", "none, flip:AXES"),
         ({"tta_mode": "sum"}, "tta_mode 'sum' ", "mean, min, max or median"),
-        ({"output_scale": (1, 0, 1)}, "output_scale (1, 0, 1) ", "three positive fractions"),
+        ({"output_scale": (1, 0, 1)}, "output_scale (1, 0, 1) ", "positive fractions"),
         ({"output_scale": (1, 1.2345, 1)}, "output_scale (1, 1.2345, 1) ", "denominators up to 64"),
         ({"output_scale": ("1/3", 1, 1)}, "output_scale (1/3, 1, 1) ", "patch_size"),
-        ({"output_scale": ("a", 1, 1)}, "output_scale ('a', 1, 1) ", "three positive fractions"),
+        ({"output_scale": ("a", 1, 1)}, "output_scale ('a', 1, 1) ", "positive fractions"),
         ({"overlap": (0.5, 0.5)}, "overlap (0.5, 0.5) ", "three of them (Z, Y, X)"),
         ({"overlap": 128}, "overlap 128 ", "fewer than 8"),
         ({"overlap": (2, 128, 0.5)}, "overlap 128 ", "fewer than 128"),
@@ -251,6 +251,11 @@ def test_a_scale_is_any_way_of_writing_a_fraction(scale):
         2,
         1,
     )
+
+
+def test_one_scale_is_for_all_axes():
+    assert InferenceConfig(patch_size=PATCH, output_scale=2).output_scale == (2, 2, 2)
+    assert InferenceConfig(patch_size=PATCH, output_scale="1/2").output_scale == (0.5, 0.5, 0.5)
 
 
 def test_overlaps_are_shares_or_voxels():

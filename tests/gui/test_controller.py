@@ -39,8 +39,9 @@ class FakeForm:
     def chosen_labels(self) -> Labels | None:
         return self.labels
 
-    def show_scores(self, scores) -> None:
+    def show_scores(self, scores, of: str = "") -> None:
         self.scores.append(dict(scores))
+        self.scored_what = of
 
     def request(self) -> Request:
         if self.refusal:
@@ -273,6 +274,7 @@ def test_a_finished_prediction_is_scored_against_the_chosen_labels(stage, volume
     share = (2 * volume > 3).mean()
     assert form.scores[-1]["precision"] == pytest.approx(share)
     assert form.scores[-1]["recall"] == 1
+    assert form.scored_what == "volume prediction, against truth"
     assert scored == form.scores[-1:]
 
     controller.run()
@@ -289,6 +291,7 @@ def test_a_partial_prediction_is_scored_where_it_is(stage, volume):
     background.deliver_all()
 
     assert form.scores[-1]["voxels"] == np.count_nonzero(covered) < volume.size
+    assert form.scored_what == "volume prediction, 8 of 80 patches, against truth"
 
 
 def test_labels_chosen_later_are_compared_and_those_of_another_shape_refused(stage, volume):

@@ -47,6 +47,19 @@ def test_the_form_says_what_is_missing_as_one_types(session_over, checkpoint_of,
     assert session.widget.run_button.enabled
 
 
+def test_labels_of_another_shape_are_refused_before_the_run(session_over, checkpoint_of, volume):
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    other = session.viewer.add_labels(np.ones((3, 4, 5), int), name="other")
+    session.widget.truth.value = other
+
+    assert "labels 'other' have shape (3, 4, 5)" in session.status
+    assert "(12, 40, 40)" in session.status
+    assert not session.widget.run_button.enabled
+    session.widget.truth.value = None
+    assert session.status == "Ready"
+
+
 def test_an_overlap_of_one_is_refused_by_the_field(session_over, volume):
     widget = session_over(volume).widget
 

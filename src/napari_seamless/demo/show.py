@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_seamless.gui.widget import BlendedInference
 
 SCREEN = (1600, 1000)
+LONGEST_SCORING_MS = 20_000
 
 
 def show_demo(folder: Path) -> int:
@@ -122,10 +123,23 @@ class _Story:
             if live is not None:
                 _print_figures(live.volume, time.perf_counter() - self._began)
             if live is not None and self._folder is not None:
-                self._picture("done.png")
                 self._export(live, self._folder / "prediction.h5")
         finally:
-            self._quit()
+            self._finish_soon(live is not None)
+
+    def _finish_soon(self, has_layer: bool) -> None:
+        """Without anybody at the screen, take the last picture once the scores are shown; close."""
+        if self._folder is None:
+            return
+        from qtpy.QtCore import QTimer
+
+        if has_layer:
+            self._widget.controller.scored.connect(lambda _: QTimer.singleShot(200, self._finish))
+        QTimer.singleShot(LONGEST_SCORING_MS if has_layer else 0, self._viewer.close)
+
+    def _finish(self) -> None:
+        self._picture("done.png")
+        self._viewer.close()
 
     def _export(self, live: "LiveLayer", target: Path) -> None:
         from napari_seamless.gui.export import export_metadata, write_volume
@@ -141,12 +155,6 @@ class _Story:
         path = self._folder / name
         self._viewer.screenshot(str(path), canvas_only=False, flash=False)
         print(f"picture: {path.resolve()}")
-
-    def _quit(self) -> None:
-        if self._folder is not None:
-            from qtpy.QtCore import QTimer
-
-            QTimer.singleShot(0, self._viewer.close)
 
 
 def _predict_only(folder: Path) -> int:

@@ -72,6 +72,11 @@ def _fraction(value: Any) -> Fraction:
     return near
 
 
+def _per_axis(value: Any) -> Any:
+    """Take one scale for all axes."""
+    return value if isinstance(value, (list, tuple)) else (value,) * 3
+
+
 def _spans(value: Any) -> Any:
     """Take "0:8,0:512,0:512" for ((0, 8), (0, 512), (0, 512))."""
     spans = value.split(",") if isinstance(value, str) else value
@@ -149,8 +154,12 @@ class InferenceConfig(BaseModel):
     three ways, averaged. "auto" takes z for a network of 2-D convolutions and is "none" (3-D)
     for others.
     """
-    output_scale: tuple[AxisScale, AxisScale, AxisScale] = (Fraction(1), Fraction(1), Fraction(1))
-    """Output voxels per input voxel, (Z, Y, X): 2, 0.5, "2/3"."""
+    output_scale: Annotated[tuple[AxisScale, AxisScale, AxisScale], BeforeValidator(_per_axis)] = (
+        Fraction(1),
+        Fraction(1),
+        Fraction(1),
+    )
+    """Output voxels per input voxel, for all axes or per axis (Z, Y, X): 2, 0.5, "2/3"."""
     head: str | None = None
     """Which head is shown and written as the prediction where a network returns a tuple, list
     (named "0", "1", ...) or dict of them; the first by default. All heads are blended.
@@ -411,7 +420,7 @@ _ALLOWED = {
     "halo": "give three integers (Z, Y, X), 0 or more",
     "region": "give z0:z1,y0:y1,x0:x1 in voxels, for example 0:8,0:512,0:512",
     "output_scale": (
-        "give three positive fractions (Z, Y, X), for example (1, 2, 2) or ('1/2', 1, 1), with "
+        "give one or three positive fractions (Z, Y, X), for example 2 or ('1/2', 1, 1), with "
         f"denominators up to {FINEST_SCALE}"
     ),
     "offsets": "give (z, y, x) in voxels, or None, for every channel",

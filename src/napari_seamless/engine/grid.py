@@ -265,8 +265,8 @@ def stride_of(patch_size: int, overlap: Overlap) -> int:
         return max(1, int(patch_size * (1 - overlap)))
     if not isinstance(overlap, int) or not 0 < overlap < patch_size:
         raise ConfigError(
-            f"overlap {overlap!r} does not fit a patch of {patch_size} voxels: give a share "
-            f"in [0, 1) or whole voxels, fewer than {patch_size}"
+            f"overlap {overlap!r} does not fit a patch of {patch_size} voxels: give a share in "
+            f"[0, 1) or whole voxels, fewer than {patch_size}, or one per axis such as 0,16,16"
         )
     return patch_size - overlap
 

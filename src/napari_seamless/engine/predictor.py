@@ -184,8 +184,8 @@ class Predictor:
 
     def _failure(self, shape: tuple[int, ...], error: Exception) -> SeamlessError:
         remedy = (
-            "check the patch size, the number of channels it was trained with, and planes if it "
-            "is 2-D"
+            "check the patch size, the number of channels it was trained with, and planes (z if "
+            "it is 2-D)"
         )
         if isinstance(error, torch.OutOfMemoryError):
             remedy = "use a smaller batch_size or patch_size"
@@ -237,7 +237,8 @@ def _kinds(part: nn.Module) -> set[str]:
 
 
 def _is_dropout(part: nn.Module) -> bool:
-    return any("Dropout" in kind for kind in _kinds(part))
+    """Whether a module drops anything; some networks hold dropout layers of probability 0."""
+    return any("Dropout" in kind for kind in _kinds(part)) and getattr(part, "p", 1) != 0
 
 
 def _check(head: torch.Tensor, given: torch.Size) -> None:

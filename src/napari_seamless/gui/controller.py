@@ -59,8 +59,8 @@ class Form(Protocol):
     def chosen_labels(self) -> Labels | None:
         """Return the labels layer to score against, if one is chosen."""
 
-    def show_scores(self, scores: Mapping[str, float]) -> None:
-        """Show metrics; without any, show none."""
+    def show_scores(self, scores: Mapping[str, float], of: str = "") -> None:
+        """Show metrics under a line that says of what; without any, show none."""
 
     def ask_where(self, suggestion: str) -> Path | None:
         """Ask for the file to export to; None if the user changed their mind."""
@@ -210,17 +210,16 @@ class Controller:
         )
 
     def _scored(self, generation: int, truth: Labels, scores: dict[str, float] | str) -> None:
-        if (
-            generation != self._generation
-            or self._is_closed
-            or self._form.chosen_labels() is not truth
-        ):
+        if self._is_closed or self._live is None:
+            return
+        name = truth.name
+        if generation != self._generation or self._form.chosen_labels() is not truth:
             return
         if isinstance(scores, str):
             self._form.say(f"Not scored: {scores}", problem=True)
-        else:
-            self._form.show_scores(scores)
-            self.scored.emit(scores)
+            return
+        self._form.show_scores(scores, f"{_described(self._live.layer)}, against {name}")
+        self.scored.emit(scores)
 
     def update_overlays(self) -> None:
         """Show the overlays that are switched on, of the run or of the one being planned."""
@@ -396,6 +395,13 @@ class Controller:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _described(layer: Image) -> str:
+    """Return a prediction layer's name, and how much of it there is if not all."""
+    facts = layer.metadata[METADATA_KEY]
+    is_whole = facts["status"] == "complete"
+    return layer.name + ("" if is_whole else f", {facts['done']} of {facts['total']} patches")
 
 
 def _progress_line(bar: progress, done: int, total: int) -> str:

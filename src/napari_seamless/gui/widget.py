@@ -35,6 +35,7 @@ from napari_seamless.engine.errors import ConfigError, ModelError, SeamlessError
 from napari_seamless.gui.controller import Controller, State
 from napari_seamless.gui.overlays import OVERLAY_KEY
 from napari_seamless.gui.request import Request, source_of
+from napari_seamless.gui.scores import check_labels
 from napari_seamless.metrics import METRIC_NAMES
 from napari_seamless.models import sniff_format
 
@@ -56,12 +57,11 @@ class BlendedInference(Container):
         self._inputs = _inputs(napari_viewer)
         self._bar = ProgressBar(name="progress", visible=False)
         self._status = Label(name="status")
-        self._status.native.setWordWrap(True)
-        self._status.native.setSizePolicy(
-            QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred
-        )
         self._truth = _labels_choice(napari_viewer)
         self._scores = Label(name="scores", visible=False)
+        for lines in (self._status, self._scores):
+            lines.native.setWordWrap(True)
+            lines.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.extend(
             [
                 *self._inputs,
@@ -117,7 +117,10 @@ class BlendedInference(Container):
         """Return the image and the settings, or raise a SeamlessError."""
         if self.image.value is None:
             raise ConfigError("Open an image first, for example with File > Open Sample")
-        source_of(self.image.value)  # says what kind of layer cannot be predicted
+        source = source_of(self.image.value)  # says what kind of layer cannot be predicted
+        truth = self.chosen_labels()
+        if truth is not None:
+            check_labels(truth, source)
         config = InferenceConfig(
             patch_size=tuple(self.patch_size.value),
             **{name: getattr(self, name).value for name in _SETTINGS},
@@ -133,14 +136,14 @@ class BlendedInference(Container):
         layer: Labels | None = self._truth.value
         return layer
 
-    def show_scores(self, scores: Mapping[str, float]) -> None:
-        """Show metrics in a small table; without any, hide it."""
+    def show_scores(self, scores: Mapping[str, float], of: str = "") -> None:
+        """Show metrics in a small table under a line that says of what; without any, hide it."""
         rows = "".join(
             f"<tr><td>{label}</td><td style='padding-left: 24px'>{scores[name]:.3f}</td></tr>"
             for name, label in METRIC_NAMES.items()
             if name in scores
         )
-        self._scores.value = f"<table>{rows}</table>"
+        self._scores.value = f"{of}<table>{rows}</table>"
         self._scores.visible = bool(scores)
 
     def overlay_removed(self, name: str) -> None:
@@ -195,6 +198,7 @@ class BlendedInference(Container):
         for name in _OVERLAYS:
             getattr(self, f"show_{name}").changed.connect(self._controller.update_overlays)
         self._truth.changed.connect(self._controller.score)
+        self._truth.changed.connect(self._validate)
         for field in self._inputs:
             field.changed.connect(self._validate)
         for name in ("image", "patch_size", "overlap", "blending"):
