@@ -241,7 +241,7 @@ def test_a_word_can_take_back_what_the_config_file_says(tmp_path):
         ("--output-scale 0", ["output_scale 0", "positive fractions"]),
         ("--output-scale 1,1/7,1", ["output_scale (1, 1/7, 1)", "patch_size (4, 12, 12)"]),
         ("--output-scale 1,1/2,1/2", ["output_scale (1, 1/2, 1/2)", "output_scale=(1, 1, 1)"]),
-        ("--blending-arguments 3", ["blending_arguments 3", "dictionary"]),
+        ("--blending-arguments 3", ["blending_arguments 3", "mapping of names to numbers"]),
         ('--blending-arguments {"size":3}', ["'size'", "sigma"]),
         ("--planes xy", ["--planes", "'xy'", "'zyx'"]),
         ("--head nosuch", ["head 'nosuch'", "'0'"]),

@@ -675,3 +675,32 @@ def test_the_example_shows_both_ways():
     )
     assert ended.returncode == 0, ended.stderr
     assert "both ways agree" in ended.stdout
+
+
+def test_labels_that_a_step_returns_are_not_taken_for_its_prediction(volume):
+    labels = (volume > 0.5).astype(np.uint8)
+    dataset = InferenceVolumeDataset(volume, PATCH, labels=labels)
+
+    class ReturnsTarget(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = Network()
+
+        def test_step(self, batch, batch_idx):
+            target = batch["label"].float()
+            return {"loss": target.mean(), "target": target, "preds": self.network(batch["image"])}
+
+    writer, module = BlendedWriter(dataset), ReturnsTarget()
+    run("test", module, dataset, writer)
+    expected = expected_of(volume, config_of(), module.network)
+
+    assert writer.outputs[0].keys() == {"main"}
+    np.testing.assert_array_equal(writer.arrays[0], expected.array)
+
+
+def test_an_identity_network_gives_the_volume_back(volume):
+    dataset = InferenceVolumeDataset(volume, PATCH)
+    writer = BlendedWriter(dataset)
+    run("predict", Does(lambda m, x, i: x), dataset, writer)
+
+    np.testing.assert_allclose(writer.arrays[0][0], volume, rtol=1e-6)

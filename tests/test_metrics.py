@@ -531,3 +531,10 @@ def test_importing_it_is_quick():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_labels_that_are_not_finite_are_refused():
+    labels = np.zeros((2, 3, 4), np.float32)
+    labels[1, 2, 3] = np.nan
+    with pytest.raises(SourceError, match="labels hold NaN"):
+        evaluate(np.zeros((2, 3, 4), np.float32), labels)

@@ -14,6 +14,7 @@ from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.source import ArraySource, Source, spatial_shape
+from napari_seamless.engine.values import scale_of
 from napari_seamless.inference import PathLike
 from napari_seamless.io.sources import open_sources
 from napari_seamless.metrics import Kind, evaluate
@@ -43,7 +44,7 @@ def evaluate_files(
             predicted, kind = _as_predicted(predicted, scale), "probability"
         shape = spatial_shape(predicted)
         if spatial_shape(truth) != shape and list(spatial_shape(truth)) == facts.get("whole"):
-            truth = _part_of(truth, facts["origin"], shape)
+            truth = _part_of(truth, facts.get("origin", (0, 0, 0)), shape)
         return evaluate(predicted, truth, threshold, kind=kind)
 
 
@@ -76,10 +77,8 @@ def _saved_scale(facts: Mapping[str, Any], name: str) -> float | None:
         config = InferenceConfig(**facts.get("config", {}))
     except (ValueError, TypeError):  # another program's
         return None
-    is_float = config.output_dtype.startswith("float")
-    default = 1 if is_float else np.iinfo(config.output_dtype).max
-    scale = float(config.intensity_scale or default)
-    return None if is_float and scale == 1 else scale
+    scale = scale_of(config.output_dtype, config.intensity_scale)
+    return None if config.output_dtype.startswith("float") and scale == 1 else scale
 
 
 def _as_predicted(source: Source, scale: float) -> ArraySource:

@@ -275,17 +275,18 @@ def drain(run: InferenceRun, progress: bool = True) -> None:
     finally:
         for vol_id, error in run.failures.items():
             if vol_id in run.unwritten:
-                error.add_note(_rescue(run, vol_id))
+                error.add_note(rescue(vol_id, run.files(vol_id), run.metadata(vol_id)))
             elif vol_id in run.written:
                 done, total = run.progress(vol_id)
                 error.add_note(f"{run.paths[vol_id]} keeps {done} of {total} patches")
 
 
-def _rescue(run: Run, vol_id: int) -> str:
+def rescue(vol_id: int, files: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Write a prediction to the folder for temporary files; say in one line where it is."""
     name = f"napari-seamless-{secrets.token_hex(4)}-{vol_id}.h5"
     path = Path(tempfile.gettempdir()) / name
     try:
-        open_store(path).write(run.files(vol_id), run.metadata(vol_id))
+        open_store(path).write(files, metadata)
     except SeamlessError as error:
         return f"it could not be kept elsewhere either ({one_line(error)})"
     return f"the prediction is kept in {path}"

@@ -27,7 +27,7 @@ from napari_seamless.engine.errors import (
 from napari_seamless.engine.grid import Overlap
 from napari_seamless.engine.outputs import heads_of
 from napari_seamless.engine.store import Store
-from napari_seamless.inference import PathLike, output_paths, refuse_input_as_output
+from napari_seamless.inference import PathLike, output_paths, refuse_input_as_output, rescue
 from napari_seamless.io.stores import open_store, versions
 from napari_seamless.shares import Share, raise_everywhere
 
@@ -277,6 +277,8 @@ class BlendedWriter(Callback):
                 if share.done(vol_id):
                     store.write(share.files(vol_id), share.metadata(vol_id, status))
             except SeamlessError as error:
+                kept = rescue(vol_id, share.files(vol_id), share.metadata(vol_id, status))
+                error.add_note(kept)
                 problems.append(error)
         if problems:
             raise problems[0]
@@ -395,14 +397,25 @@ def _heads_of_step(
 
 
 def _heads_in(output: object, batch: Mapping[str, Any], count: int) -> dict[str, torch.Tensor]:
-    """Return the predictions of `count` patches in an output, by name."""
-    own = {id(value) for value in batch.values()}  # a step may return the labels beside
-    heads = {
+    """Return the predictions of `count` patches in an output, by name.
+
+    A step may return the batch beside them, maybe converted to another type.
+    """
+    found = {
         name: value
         for name, value in _patches_in(output).items()
-        if value.ndim == 5 and len(value) == count and id(value) not in own
+        if value.ndim == 5 and len(value) == count and not _equals(value, batch.get("label"))
     }
+    image = batch.get("image")
+    others = {name: value for name, value in found.items() if not _equals(value, image)}
+    heads = others or found  # an identity network returns the image
     return heads_of(heads, None, 5) if heads else {}
+
+
+def _equals(value: torch.Tensor, other: object) -> bool:
+    if not isinstance(other, torch.Tensor) or other.shape != value.shape:
+        return False
+    return bool((other.to(value) == value).all())
 
 
 def _patches_in(output: object) -> dict[object, torch.Tensor]:

@@ -319,6 +319,11 @@ def _as_array(values: Any, name: str) -> NDArray[Any]:
 
 def _foreground(labels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return where each channel of a prediction of `shape` (C, ...) should be foreground."""
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise SourceError(
+            "the labels hold NaN or infinity, which is neither foreground nor background; "
+            "replace them first"
+        )
     if labels.shape == shape:
         return labels.astype(np.bool_)
     if not shape or labels.shape not in (shape[1:], (1, *shape[1:])):

@@ -103,7 +103,7 @@ def refusal(**settings) -> str:
         ({"region": "0:8,9:9,0:64"}, "region ((0, 8), (9, 9), (0, 64)) ", "larger than its start"),
         ({"planes": "w"}, "planes 'w' ", "'zyx'"),
         ({"activation": "0:3=relu"}, "activation '0:3=relu' ", "none, sigmoid, softmax or tanh"),
-        ({"normalization": "fixed"}, "mean_std None ", "give mean and standard deviation"),
+        ({"normalization": "fixed"}, "normalization 'fixed' needs mean_std", "give the mean"),
         ({"mean_std": (0, 1)}, "mean_std (0.0, 1.0) ", "normalization 'fixed'"),
         (
             {"normalization": "fixed", "mean_std": (0, 0)},

@@ -998,3 +998,29 @@ def test_live_of_a_run_that_ended_before_its_first_batch_says_so():
     run.cancel()
     with pytest.raises(SeamlessError, match="before its first batch"):
         _ = run.live
+
+
+def test_an_error_of_the_first_batch_is_told_to_who_looks_and_to_who_iterates():
+    run = run_of(Fails(1, RuntimeError("boom")))
+    with pytest.raises(ModelError, match="boom"):
+        run.live  # noqa: B018
+    with pytest.raises(ModelError, match="boom"):
+        next(run)
+    assert run.status == "failed"
+    assert list(run) == []
+
+
+def test_cancel_ends_the_gathering_of_statistics(monkeypatch):
+    monkeypatch.setattr("napari_seamless.engine.normalization.SLAB_VOXELS", 64)  # a plane each
+
+    class Cancels(RecordingSource):
+        def read(self, box):
+            if len(self.boxes) == 2:
+                run.cancel()
+            return super().read(box)
+
+    source, network = Cancels(positive_volume((8, 8, 8))), Identity()
+    run = Run([source], network, config_of((4, 4, 4), normalization="zscore"))
+    assert list(run) == []
+    assert (run.status, run.done, network.inputs) == ("partial", 0, [])
+    assert len(source.boxes) == 3

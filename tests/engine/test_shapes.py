@@ -1,5 +1,6 @@
 """Networks of every shape, end to end: what they return decides what a run does."""
 
+import threading
 from fractions import Fraction
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from engine.helpers import (
     MODES,
+    PATIENCE,
     Recorded,
     RecordingSource,
     Reference,
@@ -466,16 +468,14 @@ def test_three_ways_through_the_volume_are_averaged():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_three_ways_may_be_combined_otherwise_and_their_spread_shown():
+def test_the_three_ways_are_averaged_whatever_flips_are_and_their_spread_shown():
     volume = positive_volume((1, 4, 6, 5))
     network = Makes(lambda v: v + torch.arange(v.shape[3]))  # a ramp along the last axis
-    run = run_of(
-        network, volume, (4, 6, 5), planes="zyx", tta_mode="max", spread=True
-    )  # fmt: skip
+    run = run_of(network, volume, (4, 6, 5), planes="zyx", tta_mode="max", spread=True)
     list(run)
     _, y, x = np.indices(volume.shape[1:])
     ways = volume + np.stack([x, x, y])[:, None]
-    np.testing.assert_allclose(run.results()[0], ways.max(0), rtol=1e-6)
+    np.testing.assert_allclose(run.results()[0], ways.mean(0), rtol=1e-6)
     np.testing.assert_allclose(run.outputs()["spread"], ways.std(0, dtype=float), rtol=2e-6)
 
 
@@ -560,7 +560,7 @@ def test_a_2d_network_cannot_have_another_resolution_across_its_planes(planes, s
 @pytest.mark.parametrize("network", [nn.Conv2d(1, 1, 3), nn.Sequential(nn.Conv2d(1, 1, 3))])
 def test_a_2d_network_taken_for_3d_is_refused_with_the_remedy(network):
     said = refusal_of(network, linear((4, 6, 8)), (4, 6, 8), planes="none")
-    assert "and planes if it is 2-D" in said
+    assert "and planes (z if it is 2-D)" in said
 
 
 def test_a_2d_network_that_changes_its_batch_is_refused_with_its_axes():
@@ -714,3 +714,46 @@ def test_several_channels_in_and_others_out():
     found = result_of(Makes(mixed), volume, (4, 6, 6))
     np.testing.assert_allclose(found, np.einsum("oc,czyx->ozyx", gains.astype(float), volume),
                                rtol=1e-6)  # fmt: skip
+
+
+def test_a_measured_resolution_counts_even_where_another_axis_takes_no_longer_input():
+    def halved_along_x(v):
+        if v.shape[3] != 16:
+            raise RuntimeError("one size along Y")
+        return nn.functional.avg_pool3d(v[:, :, :, 4:-4], (1, 1, 2))
+
+    said = refusal_of(Makes(halved_along_x), linear((8, 32, 32)), (4, 8, 8), halo=(0, 4, 4))
+    assert "output_scale (1, 1, 1) does not explain" in said
+
+
+def test_heads_that_would_have_one_name_in_a_file_are_refused():
+    said = refusal_of(Makes(lambda v: {"a/b": v, "a_b": v}), linear((4, 5, 6)), (4, 5, 6))
+    assert "'a/b', 'a_b' would have one name" in said
+
+
+def test_views_taken_before_the_first_batch_stay_true_when_the_network_crops():
+    run = run_of(Makes(crop((0, 2, 3))), linear((4, 12, 14)), (4, 8, 10))
+    weights, coverage = run.weights[0], run.coverage[0]
+    assert np.asarray(coverage).max() == 0
+    list(run)
+    np.testing.assert_array_equal(coverage, run.coverage[0])
+    np.testing.assert_array_equal(weights, run.weights[0])
+    assert np.asarray(coverage).min() >= 1
+
+
+def test_a_view_asked_for_during_the_first_batch_waits_for_the_layout(monkeypatch):
+    taken, threads = [], []
+
+    def slow_crop(v):
+        if not threads:
+            threads.append(threading.Thread(target=lambda: taken.append(run.live[0])))
+            threads[0].start()
+            threads[0].join(0.2)  # it must not have what it asks for yet
+            assert not taken
+        return v[:, :, :, 2:-2, 2:-2]
+
+    run = run_of(Makes(slow_crop), linear((4, 12, 14)), (4, 8, 10), tta="flip:x")
+    list(run)
+    threads[0].join(PATIENCE)
+    np.testing.assert_array_equal(taken[0], run.live[0])
+    assert not np.isnan(np.asarray(taken[0])).any()

@@ -21,6 +21,7 @@ from engine.helpers import (
 )
 from napari_seamless.engine.errors import ConfigError, ModelError
 from napari_seamless.engine.run import Run
+from napari_seamless.engine.source import ArraySource
 
 
 class Makes(Recorded):
@@ -586,3 +587,38 @@ def test_constant_padding_is_what_the_network_gets_as_0(normalization):
     }[normalization]
     expected = (volume.astype(float) - scale[0]) / scale[1]
     np.testing.assert_allclose(run.results()[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["max", "min", "median"])
+def test_samples_are_averaged_and_only_orientations_combined_otherwise(mode):
+    torch.manual_seed(0)
+    volume = np.ones((1, 4, 8, 8), np.float32)
+    settings = {"do_eval": False, "mc_samples": 64}
+    run = Run(
+        [ArraySource(volume)],
+        nn.Dropout(0.5),
+        config_of((4, 8, 8), overlap=0, tta_mode=mode, **settings),
+    )
+    list(run)
+    found = run.results()[0]
+    assert abs(found.mean() - 1) < 0.05  # the largest or smallest sample would be 2 or 0
+    assert found.std() < 0.3
+
+
+def test_a_spread_of_logits_is_saved_as_it_is():
+    volume = np.random.default_rng(0).normal(0, 5, (1, 4, 8, 8)).astype(np.float32)
+    ramp = torch.arange(8.0)
+
+    class Ramp(nn.Module):
+        def forward(self, x):
+            return x + ramp
+
+    config = config_of(
+        (4, 8, 8), overlap=0, tta="flip:x", spread=True, blend_logits=True,
+        activation="sigmoid", output_dtype="uint8",
+    )  # fmt: skip
+    run = Run([ArraySource(volume)], Ramp(), config)
+    list(run)
+    files = run.files()
+    assert files["main"].dtype == np.uint8
+    np.testing.assert_allclose(files["spread"][0, 0, 0], np.abs(ramp.numpy() - 3.5), rtol=1e-5)

@@ -481,3 +481,13 @@ def test_a_name_that_is_no_text_is_written_with_question_marks(tmp_path):
     with h5py.File(path) as file:
         assert file["main"].attrs["source"] == "caf?.h5"
         assert file["main"].attrs["name"] == "é"
+
+
+def test_a_folder_that_is_gone_is_refused_in_one_line(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    store = open_store(folder / "out.h5")
+    folder.rmdir()
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        store.reserve(10)
+    assert "\n" not in str(caught.value)

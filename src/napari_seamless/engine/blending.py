@@ -159,9 +159,6 @@ class DenseWindow(Window):
         return float(self.weights.max()) * highest_coverage(grid)
 
 
-# ------------------------------------------------------------------------------------- the windows
-
-
 # --------------------------------------------------------------------------------- sums of weights
 
 

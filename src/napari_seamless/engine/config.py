@@ -21,7 +21,7 @@ from napari_seamless.engine.channels import PerChannel, parse_ranges
 from napari_seamless.engine.errors import ConfigError, one_line
 from napari_seamless.engine.grid import Box, Overlap, Spacing, stride_of
 from napari_seamless.engine.tta import COMBINATIONS, Directions, Transform, transforms_of
-from napari_seamless.engine.windows import WINDOWS
+from napari_seamless.engine.windows import WINDOWS, build_window
 
 Blending = Literal[
     "gaussian", "bump", "constant", "hann", "monai_gaussian", "wu_bump", "distance_transform"
@@ -193,9 +193,13 @@ class InferenceConfig(BaseModel):
     "turn" or "turn:yx" (90-degree turns in a plane), "flip:zyx+turn:yx" (up to 16).
     """
     tta_mode: str = "mean"
-    """How variants become one: mean, min, max or median, or per channel range as `activation`."""
+    """How flips and turns become one: mean, min, max or median, or per channel range as
+    `activation`. Samples and planes are averaged before.
+    """
     spread: bool = False
-    """Give the standard deviation over variants as a second output."""
+    """Give the standard deviation over variants as a second output: of what is blended, so of
+    logits with `blend_logits`.
+    """
     offsets: tuple[Offset | None, ...] = ()
     """For affinities: channel c at voxel v relates v and `v + offsets[c]`; None for channels
     without. As many as channels.
@@ -330,9 +334,11 @@ def _check_turns(config: InferenceConfig) -> None:
 
 def _check_mean_std(config: InferenceConfig) -> None:
     if (config.normalization == "fixed") != (config.mean_std is not None):
-        raise ValueError(
-            "goes with normalization 'fixed', and that needs it: give mean and standard deviation"
-        )
+        if config.mean_std is None:
+            raise ConfigError(
+                "normalization 'fixed' needs mean_std: give the mean and the standard deviation"
+            )
+        raise ValueError("is used by normalization 'fixed' only: choose that, or leave it out")
     if config.mean_std is not None and config.mean_std[1] <= 0:
         raise ValueError("is not usable: the standard deviation must be above 0")
 
@@ -360,6 +366,9 @@ _CHECKS = {
     "region": _check_region,
     "output_scale": _check_scale,
     "activation": lambda config: config.activations,
+    "blending_arguments": lambda config: build_window(
+        (1, 1, 1), config.blending, config.blending_arguments
+    ),
     "tta_mode": lambda config: config.tta_modes,
     "tta": _check_turns,
     "offsets": lambda config: config.directions.check_transforms(config.transforms),
@@ -423,6 +432,7 @@ _ALLOWED = {
         "give one or three positive fractions (Z, Y, X), for example 2 or ('1/2', 1, 1), with "
         f"denominators up to {FINEST_SCALE}"
     ),
+    "blending_arguments": 'give a mapping of names to numbers, for example {"sigma": 0.3}',
     "offsets": "give (z, y, x) in voxels, or None, for every channel",
     "vectors": "give the channels of the components along (Z, Y, X), or None, for every field",
     "percentiles": "give two numbers that rise, in [0, 100]",

@@ -74,8 +74,9 @@ def _check_scale(
     fits = all(_is_within(size, full) for size in sizes)
     if fits and tuple(growth) == scale:
         return
-    if fits and None in growth and all(_is_within(core, size) for size in sizes):
-        return  # the halo is there to be cut off
+    may_fit = all(found in (None, by) for found, by in zip(growth, scale, strict=True))
+    if fits and may_fit and all(_is_within(core, size) for size in sizes):
+        return  # it takes no longer input that could tell; the halo is there to be cut off
     raise ModelError(
         f"the network makes {sizes[0]} voxels of {given} (Z, Y, X), which output_scale "
         f"{config.scale_text} does not explain: {_remedy(sizes, given, growth, may_crop=fits)}"

@@ -27,6 +27,10 @@ FEWEST_PLANES = 16
 """Planes that are read at least, however large one is."""
 
 
+class Stopped(Exception):  # noqa: N818 - not an error
+    """Statistics were not wanted any more."""
+
+
 @dataclass(frozen=True)
 class Normalizer:
     """What is done to the values of one volume, the same in every patch: (x - shift) / scale.
@@ -85,6 +89,7 @@ def normalizer_of(
     normalization: str,
     percentiles: tuple[float, float] = (1, 99),
     mean_std: tuple[float, float] | None = None,
+    may_go_on: Callable[[], bool] = lambda: True,
 ) -> Normalizer:
     """Find out what to do to a volume's values, from the whole of it, each channel for itself.
 
@@ -101,6 +106,8 @@ def normalizer_of(
         Low and high, 0 to 100, interpolated as `numpy.percentile` does.
     mean_std : tuple of float, optional
         For `fixed`: the mean, and the standard deviation, above 0.
+    may_go_on : callable
+        Asked before each part of the volume is read, which may take long.
 
     Returns
     -------
@@ -108,6 +115,8 @@ def normalizer_of(
 
     Raises
     ------
+    Stopped
+        If `may_go_on` says no.
     ConfigError
         If `fixed` has no usable `mean_std`.
     SourceError
@@ -129,10 +138,15 @@ def normalizer_of(
     if normalization == "fixed":
         mean, std = _usable(mean_std)
         return Normalizer((mean,) * channels, (std,) * channels)
-    return _measured(source, normalization, percentiles)
+    return _measured(source, normalization, percentiles, may_go_on)
 
 
-def _measured(source: Source, normalization: str, percentiles: tuple[float, float]) -> Normalizer:
+def _measured(
+    source: Source,
+    normalization: str,
+    percentiles: tuple[float, float],
+    may_go_on: Callable[[], bool],
+) -> Normalizer:
     """Return the normalizer of `minmax`, `percentile` or `zscore`."""
     counted = normalization != "percentile" or _has_few_values(source.dtype)
     planes = _planes(source.shape, EXACT_VOXELS if counted else SAMPLE_VOXELS)
@@ -140,6 +154,8 @@ def _measured(source: Source, normalization: str, percentiles: tuple[float, floa
         _statistic(normalization, source, percentiles, len(planes)) for _ in range(source.shape[0])
     ]
     for box in _slabs(source.shape, planes):
+        if not may_go_on():
+            raise Stopped
         voxels = read_patch(source, box, "edge")  # inside the volume: nothing is padded
         for statistic, values in zip(statistics, voxels, strict=True):
             statistic.add(values.ravel())

@@ -99,9 +99,20 @@ def _may_count(head: object, chosen: str | None, ndim: int) -> bool:
     return head is not None if chosen is None else getattr(head, "ndim", 0) == ndim
 
 
+def file_name(head: str) -> str:
+    """Return the name that a head has in a file, where '/' makes folders."""
+    return head.replace("/", "_")
+
+
 def _named(output: object) -> dict[str, object]:
     if isinstance(output, Mapping):
-        return {str(name) or "unnamed": head for name, head in output.items()}
+        heads = {str(name) or "unnamed": head for name, head in output.items()}
+        if len({file_name(name) for name in heads}) < len(output):
+            raise ModelError(
+                f"two of the network's heads {', '.join(map(repr, output))} would have one name "
+                "in a file; give them other names"
+            )
+        return heads
     if isinstance(output, Sequence) and not isinstance(output, str):
         return {str(index): head for index, head in enumerate(output)}
     return {"0": output}

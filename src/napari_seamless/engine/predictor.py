@@ -25,7 +25,15 @@ from napari_seamless.engine.errors import (
 from napari_seamless.engine.fit import core_of
 from napari_seamless.engine.grid import Triple, scaled_up
 from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finest, heads_of
-from napari_seamless.engine.tta import AXES, Directions, Transform, combined, spread, undone
+from napari_seamless.engine.tta import (
+    AXES,
+    Directions,
+    Transform,
+    averaged,
+    combined,
+    spread,
+    undone,
+)
 from napari_seamless.engine.volume_plan import input_size_of
 
 
@@ -125,10 +133,17 @@ class Predictor:
         core = scaled_up(self.core_size, self._config.output_scale)
         cores = [centre(output, core) for output in outputs]
         variants = torch.stack(cores) if len(cores) > 1 else cores[0][None]
-        prediction = cores[0] if len(cores) == 1 else combined(variants, self._tta_modes)
+        prediction = cores[0] if len(cores) == 1 else self._combined(variants)
         if self._config.has_spread:
             prediction = torch.cat([prediction, spread(variants)], dim=1)
         return prediction.float().cpu()
+
+    def _combined(self, variants: torch.Tensor) -> torch.Tensor:
+        """Average planes and samples of each orientation, then combine the orientations."""
+        count = len(self._planes) * self._config.mc_samples
+        if count > 1:
+            variants = torch.stack([averaged(group) for group in torch.split(variants, count)])
+        return combined(variants, self._tta_modes)
 
     def _variants(self, patches: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the prediction (B, C', z, y, x) of every variant of the patches, turned back."""

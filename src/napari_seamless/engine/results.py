@@ -9,7 +9,7 @@ from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.outputs import Channels
+from napari_seamless.engine.outputs import Channels, file_name
 from napari_seamless.engine.values import labelled, saved
 
 Volume = LazyArray | NDArray[Any]
@@ -46,15 +46,20 @@ def outputs_of(
         outputs["labels"] = labelled(main, config.labelling, config.threshold)
     for name, part in channels.heads.items():
         if name != channels.shown:
-            outputs[f"heads/{name.replace('/', '_')}"] = _part(accumulator, part)
+            outputs[f"heads/{file_name(name)}"] = _part(accumulator, part)
     return outputs
 
 
 def as_saved(outputs: Mapping[str, Volume], config: InferenceConfig) -> dict[str, Volume]:
-    """Return the outputs of a volume as the numbers that are written."""
+    """Return the outputs of a volume as the numbers that are written.
+
+    Labels stay as they are, and so does a spread of logits: it has another unit than the finished
+    prediction.
+    """
+    as_they_are = {"labels", "spread"} if config.blend_logits else {"labels"}
     return {
         name: array
-        if name == "labels"
+        if name in as_they_are
         else saved(array, config.output_dtype, config.intensity_scale)
         for name, array in outputs.items()
     }

@@ -5,7 +5,7 @@ widget, the command line and the tests all drain the same events.
 """
 
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -27,7 +27,7 @@ from napari_seamless.engine.errors import (
 )
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.normalization import Normalizer, normalizer_of
+from napari_seamless.engine.normalization import Normalizer, Stopped, normalizer_of
 from napari_seamless.engine.outputs import Channels, finisher
 from napari_seamless.engine.plan import InferencePlan
 from napari_seamless.engine.predictor import Predictor
@@ -127,6 +127,8 @@ class Run:
         self._focus: dict[int, Box | None] = {}
         self._events = self._work()
         self._peeked: Event | None = None
+        self._raised: Exception | None = None
+        self._channels: Channels | None = None
 
     @property
     def done(self) -> int:
@@ -151,24 +153,43 @@ class Run:
 
     @property
     def channels(self) -> Channels:
-        """What the channels of the network's output are; see `live` for when that is known."""
-        if self._predictor.channels is None:
+        """What the channels of the network's output are; see `live` for when that is known.
+
+        An error of the first batch is raised here, and again to whoever iterates.
+        """
+        if self._channels is None:
             with self._advancing:  # another thread may be at the first batch
-                if self._predictor.channels is None:
-                    self._peeked = next(self._events, None)
-        if self._predictor.channels is None:
+                if self._channels is None:
+                    self._peek()
+        if self._channels is None:
             raise SeamlessError("the run ended before its first batch; there is nothing to see")
-        return self._predictor.channels
+        return self._channels
+
+    def _peek(self) -> None:
+        try:
+            self._peeked = next(self._events, None)
+        except Exception as error:
+            self._raised = error
+            raise
 
     @property
     def weights(self) -> list[LazyArray]:
         """The weight sum so far of each volume: float32 (Z, Y, X)."""
-        return [accumulator.weights() for accumulator in self._accumulators]
+        volumes = range(len(self.plan.volumes))
+        return [self._following(vol_id, BlendAccumulator.weights) for vol_id in volumes]
 
     @property
     def coverage(self) -> list[LazyArray]:
         """Patches per voxel so far of each volume: uint16 (Z, Y, X)."""
-        return [accumulator.coverage() for accumulator in self._accumulators]
+        volumes = range(len(self.plan.volumes))
+        return [self._following(vol_id, BlendAccumulator.coverage) for vol_id in volumes]
+
+    def _following(self, vol_id: int, view: Callable[[BlendAccumulator], LazyArray]) -> LazyArray:
+        """Return a view that stays true when the first batch replaces plan and accumulators."""
+        now = view(self._accumulators[vol_id])
+        return LazyArray(
+            now.shape, now.dtype, lambda ranges: view(self._accumulators[vol_id])[ranges]
+        )
 
     def outputs(self, vol_id: int = 0) -> dict[str, Volume]:
         """Return all that is known of a volume; see `outputs_of`."""
@@ -231,6 +252,9 @@ class Run:
     def __next__(self) -> Event:
         with self._advancing:
             event, self._peeked = self._peeked, None
+            error, self._raised = self._raised, None
+            if error is not None:
+                raise error
             return event or next(self._events)
 
     def __enter__(self) -> Self:
@@ -293,9 +317,16 @@ class Run:
         if not self._may_go_on():
             return
         config = self.plan.config
-        normalizer = normalizer_of(
-            self._sources[vol_id], config.normalization, config.percentiles, config.mean_std
-        )
+        try:
+            normalizer = normalizer_of(
+                self._sources[vol_id],
+                config.normalization,
+                config.percentiles,
+                config.mean_std,
+                self._may_go_on,
+            )
+        except Stopped:
+            return
         schedule = Schedule(self.plan.volumes[vol_id].grid)
         focus = None
         while schedule and self._may_go_on():
@@ -310,6 +341,7 @@ class Run:
                 schedule = Schedule(self.plan.volumes[vol_id].grid)
                 schedule.focus(focus)
                 continue
+            self._channels = self._predictor.channels
             yield self._blend(vol_id, indices, predictions)
 
     def _may_go_on(self) -> bool:
@@ -391,8 +423,8 @@ class Run:
             **self.plan.volumes[vol_id].facts,
             **self._provenance,
         }
-        if self._predictor.channels is not None:
-            facts["heads"] = list(self._predictor.channels.heads)
+        if self._channels is not None:
+            facts["heads"] = list(self._channels.heads)
         return facts
 
 

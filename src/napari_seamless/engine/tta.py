@@ -382,7 +382,8 @@ def spread(variants: "Tensor") -> "Tensor":
     return _narrow(_average(squares).sqrt(), variants)
 
 
-def _mean(variants: "Tensor") -> "Tensor":
+def averaged(variants: "Tensor") -> "Tensor":
+    """Return the mean of the variants (V, B, C, Z, Y, X), NaN left out."""
     return _narrow(_average(_wide(variants)), variants)
 
 
@@ -402,7 +403,7 @@ def _median(variants: "Tensor") -> "Tensor":
 
 
 _COMBINE: dict[str, Callable[["Tensor"], "Tensor"]] = {
-    "mean": _mean,
+    "mean": averaged,
     "min": _min,
     "max": _max,
     "median": _median,

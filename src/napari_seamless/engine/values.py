@@ -35,8 +35,7 @@ def saved(
     kind = np.dtype(dtype)
     is_float = kind.kind == "f"
     info: Any = np.finfo(kind) if is_float else np.iinfo(kind)
-    if intensity_scale is None:
-        intensity_scale = 1 if is_float else info.max
+    intensity_scale = scale_of(dtype, intensity_scale)
     if kind == np.float32 and intensity_scale == 1:
         return prediction
 
@@ -51,6 +50,13 @@ def saved(
         return np.clip(exact, float(info.min), float(info.max), out=exact).astype(kind)
 
     return _mapped(prediction, kind, converted)
+
+
+def scale_of(dtype: str, intensity_scale: float | None) -> float:
+    """Return what values are multiplied by when they are saved; see `saved`."""
+    if intensity_scale is not None:
+        return intensity_scale
+    return 1.0 if dtype.startswith("float") else float(np.iinfo(dtype).max)
 
 
 def labelled(

@@ -299,7 +299,7 @@ class Controller:
         if self._run is None or self._request is None or self._is_dismissed:
             return
         if self._live is None:
-            self._follow_plan(event.total)
+            self._follow_plan()
             self._live = LiveLayer(
                 self._viewer,
                 self._request.image,
@@ -317,10 +317,12 @@ class Controller:
         self._show_progress_soon(event.done, event.total)
         self.progressed.emit(event.done, event.total)
 
-    def _follow_plan(self, total: int) -> None:
+    def _follow_plan(self) -> None:
         """Show the patches as they are, now that the network's output is known."""
-        if self._bar is not None and self._bar.total != total and self._request and self._run:
-            self._bar.total = total
+        if self._bar is None or self._request is None or self._run is None or not self._subject:
+            return
+        if self._subject.grid is not self._run.plan.volumes[0].grid:
+            self._bar.total = self._run.total
             self._subject = running(self._request.image, self._run)
             self.update_overlays()
 

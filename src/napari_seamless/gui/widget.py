@@ -1,6 +1,7 @@
 """The form of the plugin; what it does is the controller's."""
 
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any, get_args
 
@@ -143,7 +144,7 @@ class BlendedInference(Container):
             for name, label in METRIC_NAMES.items()
             if name in scores
         )
-        self._scores.value = f"{of}<table>{rows}</table>"
+        self._scores.value = f"{escape(of)}<table>{rows}</table>"
         self._scores.visible = bool(scores)
 
     def overlay_removed(self, name: str) -> None:

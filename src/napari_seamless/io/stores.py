@@ -91,7 +91,12 @@ class FileStore(ABC):
 
     def reserve(self, nbytes: int) -> None:
         """Raise OutputError if `nbytes` bytes do not fit the disk."""
-        free = shutil.disk_usage(self._path.parent).free
+        try:
+            free = shutil.disk_usage(self._path.parent).free
+        except OSError as error:  # the folder is gone
+            raise OutputError(
+                f"output {self._path} cannot be written: {_reason(error)}: choose another place"
+            ) from error
         if nbytes > free:
             raise OutputError(
                 f"output {self._path} takes {_readable(nbytes)} and its disk has {_readable(free)} "
