@@ -436,3 +436,16 @@ def test_a_prediction_of_a_region_is_evaluated_against_labels_of_the_whole(
     expected = 2 * (found & truth).sum() / (found.sum() + truth.sum())
 
     assert evaluate_files(out, f"{path}::labels")["dice"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_labels_of_instances_give_their_metrics_too(volume):
+    instances = np.zeros(volume.shape, np.int32)
+    instances[:, :5], instances[:, 7:] = 1, 2
+    source = np.where(instances > 0, 1, 0).astype(np.float32)
+    metrics = predict(source, labels=instances).metrics
+
+    assert metrics["dice"] == 1
+    assert metrics["voi"] == metrics["adapted_rand_error"] == 0
+    joined = source.copy()
+    joined[0, 5:7, 0] = 1
+    assert predict(joined, labels=instances).metrics["voi_merge"] == pytest.approx(1, abs=0.01)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from napari_seamless import metrics
 from napari_seamless.engine.errors import ConfigError, SourceError
@@ -259,7 +260,7 @@ def test_what_is_nan_is_not_counted(volumes):
     prediction[missing] = np.nan
     expected = by_definition(prediction[~missing], labels[~missing[0]] > 0)
     assert counted((prediction, labels)) == pytest.approx(expected, rel=1e-12)
-    assert evaluate(prediction, labels) == pytest.approx(expected, rel=1e-12)
+    assert evaluate(prediction, labels > 0) == pytest.approx(expected, rel=1e-12)
 
 
 def test_channels_of_class_indices():
@@ -494,7 +495,7 @@ def test_the_kind_follows_from_what_the_prediction_holds(monkeypatch):
     assert evaluate(segmentation, labels) == whole(segmentation, labels)
     mask = np.minimum(segmentation, 1)
     for probabilities in (mask, mask > 0, mask.astype(float), segmentation.astype(float)):
-        assert list(evaluate(probabilities, labels)) == VOXEL_KEYS
+        assert list(evaluate(probabilities, labels > 0)) == VOXEL_KEYS
     assert evaluate(mask, labels)["dice"] == 1
     assert evaluate(mask, labels, kind="segmentation") == whole(mask, labels)
     assert evaluate(segmentation, labels, 4.5, kind="probability")["recall"] == 1 / 4
@@ -538,3 +539,25 @@ def test_labels_that_are_not_finite_are_refused():
     labels[1, 2, 3] = np.nan
     with pytest.raises(SourceError, match="labels hold NaN"):
         evaluate(np.zeros((2, 3, 4), np.float32), labels)
+
+
+def test_connected_parts_of_a_foreground_are_compared_with_instances():
+    labels = np.zeros((2, 6, 12), np.uint16)
+    labels[:, 1:5, 1:4], labels[:, 1:5, 5:8], labels[:, 1:5, 9:11] = 7, 300, 9
+    prediction = (labels > 0).astype(np.float32)
+    assert evaluate(prediction, labels)["voi"] == 0
+    assert evaluate(prediction, labels)["dice"] == 1
+
+    prediction[:, 2, 4] = 1  # joins the first two
+    parts, _ = ndimage.label(prediction > 0.5)
+    expected = instance_metrics(parts, labels)
+    scores = evaluate(prediction, labels)
+    assert scores["voi_merge"] == pytest.approx(expected["voi_merge"]) != 0
+    assert scores["voi_split"] == 0
+    assert scores["adapted_rand_error"] == pytest.approx(expected["adapted_rand_error"])
+
+
+def test_a_mask_gives_no_instance_metrics():
+    mask = np.zeros((2, 3, 4), np.uint8)
+    mask[0] = 1
+    assert "voi" not in evaluate(mask.astype(np.float32), mask)

@@ -162,7 +162,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.json:
         _print_json(scores)
     else:
-        is_segmentation = "voi" in scores
+        is_segmentation = "dice" not in scores
         _say(f"compared as {'a segmentation' if is_segmentation else 'a probability or mask'}")
         _print_scores(scores)
     return DONE

@@ -11,9 +11,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.grid import Box, Triple
+from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.source import ArraySource, Source, spatial_shape
+from napari_seamless.engine.source import ArraySource, Source, part_of, spatial_shape
 from napari_seamless.engine.values import scale_of
 from napari_seamless.inference import PathLike
 from napari_seamless.io.sources import open_sources
@@ -44,7 +44,7 @@ def evaluate_files(
             predicted, kind = _as_predicted(predicted, scale), "probability"
         shape = spatial_shape(predicted)
         if spatial_shape(truth) != shape and list(spatial_shape(truth)) == facts.get("whole"):
-            truth = _part_of(truth, facts.get("origin", (0, 0, 0)), shape)
+            truth = part_of(truth, facts.get("origin", (0, 0, 0)), shape)
         return evaluate(predicted, truth, threshold, kind=kind)
 
 
@@ -89,13 +89,3 @@ def _as_predicted(source: Source, scale: float) -> ArraySource:
         return (exact / scale).astype(np.float32)
 
     return ArraySource(LazyArray(source.shape, np.float32, read), source.name)
-
-
-def _part_of(source: Source, origin: Triple, shape: Triple) -> ArraySource:
-    """Return the part of a source that starts at `origin` and has `shape`, (Z, Y, X)."""
-    z, y, x = origin
-
-    def read(ranges: tuple[slice, ...]) -> NDArray[Any]:
-        return source.read(Box.of(ranges[1:]).shifted((z, y, x)))[ranges[0]]
-
-    return ArraySource(LazyArray((source.shape[0], *shape), source.dtype, read), source.name)

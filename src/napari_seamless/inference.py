@@ -28,11 +28,11 @@ from napari_seamless.engine.errors import (
 )
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.run import Run
-from napari_seamless.engine.source import Source, read_patch, spatial_shape
+from napari_seamless.engine.source import Source, part_of, read_patch, spatial_shape
 from napari_seamless.engine.volume_plan import VolumePlan
 from napari_seamless.io.sources import open_sources
 from napari_seamless.io.stores import open_store, versions
-from napari_seamless.metrics import SLAB_VOXELS, VoxelMetrics
+from napari_seamless.metrics import SLAB_VOXELS, VoxelMetrics, component_metrics
 from napari_seamless.models import LoadedModel, load_model
 
 PathLike = str | Path
@@ -173,17 +173,23 @@ class InferenceRun(Run):
         return sources
 
     def scores(self, labels: Sequence[Source]) -> dict[str, float]:
-        """Return the metrics of what is predicted so far, over all volumes; see `open_labels`."""
-        metrics = VoxelMetrics(self.plan.config.threshold)
+        """Return the metrics of what is predicted so far; see `open_labels`.
+
+        Over all voxels of all volumes. Of a single volume whose labels are instances, also those of
+        the connected parts of its foreground; see `metrics.component_metrics`.
+        """
+        threshold = self.plan.config.threshold
+        metrics = VoxelMetrics(threshold)
         for vol_id, source in enumerate(labels):
             if not self.progress(vol_id)[0]:
                 continue
             volume, live = self.plan.volumes[vol_id], self.live[vol_id]
-            shift = volume.origin if spatial_shape(source) == volume.whole else (0, 0, 0)
+            is_whole = spatial_shape(source) == volume.whole
+            truth = part_of(source, volume.origin if is_whole else (0, 0, 0), volume.grid.shape)
             for slab in Box.of_shape(volume.grid.shape).slabs(SLAB_VOXELS):
-                truth = read_patch(source, slab.shifted(shift), "constant")
-                metrics.update(live[:, *slab.slices], truth)
-        return metrics.compute()
+                metrics.update(live[:, *slab.slices], read_patch(truth, slab, "constant"))
+        scores = metrics.compute()
+        return scores | component_metrics(live, truth, threshold) if len(labels) == 1 else scores
 
     def close(self) -> None:
         """End the run now if it has not ended, and close the sources; results stay readable."""

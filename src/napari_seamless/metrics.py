@@ -73,8 +73,8 @@ def evaluate(
     Returns
     -------
     dict of str to float
-        What `VoxelMetrics.compute` gives for probabilities, or `instance_metrics` for a
-        segmentation.
+        What `VoxelMetrics.compute` gives for probabilities, and beside it `component_metrics` if
+        the labels are instances; `instance_metrics` for a segmentation.
 
     Raises
     ------
@@ -88,7 +88,42 @@ def evaluate(
         raise ConfigError(f"kind is {kind!r}; it must be 'probability', 'segmentation' or None")
     if kind == "segmentation" or (kind is None and _holds_instances(predicted)):
         return instance_metrics(predicted, truth)
-    return _voxel_metrics(predicted, truth, threshold)
+    scores = _voxel_metrics(predicted, truth, threshold)
+    return {**scores, **component_metrics(predicted, truth, threshold)}
+
+
+def component_metrics(prediction: Any, labels: Any, threshold: float = 0.5) -> dict[str, float]:
+    """Compare the connected parts of a predicted foreground with instance labels.
+
+    Parameters
+    ----------
+    prediction : array-like or ArraySource, shape (1, Z, Y, X), (Z, Y, X) or (Y, X)
+        Foreground where it exceeds `threshold`; voxels that share a face are connected.
+    labels : array-like or ArraySource, same shape
+        Integers, one per instance; 0 is no instance.
+    threshold : float
+        In the units of the prediction.
+
+    Returns
+    -------
+    dict of str to float
+        What `instance_metrics` gives. Nothing if the labels are a mask, that is, have at most two
+        values, or the prediction has several channels.
+
+    Notes
+    -----
+    The parts of the whole volume are found at once: 5 bytes per voxel are held.
+    """
+    found, truth = _source(prediction, "the prediction"), _source(labels, "the labels")
+    if found.shape[0] > 1 or truth.shape[0] > 1 or not _holds_instances(truth):
+        return {}
+    from scipy import ndimage
+
+    foreground = np.empty(found.shape[1:], dtype=np.bool_)
+    for box in Box.of_shape(foreground.shape).slabs(SLAB_VOXELS):
+        foreground[box.slices] = found.read(box)[0] > threshold
+    parts, _ = ndimage.label(foreground, output=np.int32)
+    return instance_metrics(parts, truth)
 
 
 def dice(prediction: Any, labels: Any, threshold: float = 0.5) -> float:

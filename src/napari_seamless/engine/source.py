@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from napari_seamless.engine.errors import SourceError, one_line
 from napari_seamless.engine.grid import Box, Triple
+from napari_seamless.engine.lazy import LazyArray, Ranges
 
 Shape4 = tuple[int, int, int, int]
 
@@ -80,6 +81,16 @@ class ArraySource:
 def spatial_shape(source: Source) -> Triple:
     """Return the (Z, Y, X) part of a source's shape."""
     return source.shape[1:]
+
+
+def part_of(source: Source, origin: Triple, shape: Triple) -> ArraySource:
+    """Return the part of a source that starts at `origin` and has `shape`, (Z, Y, X)."""
+    z, y, x = origin
+
+    def read(ranges: Ranges) -> NDArray[Any]:
+        return source.read(Box.of(ranges[1:]).shifted((z, y, x)))[ranges[0]]
+
+    return ArraySource(LazyArray((source.shape[0], *shape), source.dtype, read), source.name)
 
 
 def _dtype_of(array: Any) -> np.dtype[Any]:
