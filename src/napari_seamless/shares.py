@@ -20,7 +20,7 @@ from napari_seamless.engine.errors import (
 )
 from napari_seamless.engine.grid import Triple, scaled_up
 from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finisher
-from napari_seamless.engine.results import Volume, as_saved, outputs_of
+from napari_seamless.engine.results import Volume, as_saved, facts_of, outputs_of
 from napari_seamless.engine.volume_plan import input_size_of, window_of
 
 
@@ -134,16 +134,9 @@ class Share:
     def metadata(self, vol_id: int, status: str | None = None) -> dict[str, Any]:
         """Return what a file says of its volume."""
         plan, done = self._dataset.plans[vol_id], self.done(vol_id)
-        is_whole = done == len(plan.grid)
-        return {
-            "status": "complete" if is_whole else status or "partial",
-            "done": done,
-            "total": len(plan.grid),
-            "config": self._config.model_dump(mode="json"),
-            **plan.facts,
-            "heads": list(self.channels.heads) if self.channels else [],
-            **self._provenance,
-        }
+        outcome = "complete" if done == len(plan.grid) else status or "partial"
+        facts = facts_of(plan, self._config, outcome, done, self.channels)
+        return {**facts, **self._provenance}
 
 
 def _core(values: torch.Tensor, config: InferenceConfig) -> torch.Tensor:

@@ -18,16 +18,8 @@ from engine.helpers import properties
 from napari_seamless.engine import tta
 from napari_seamless.engine.channels import parse_ranges
 from napari_seamless.engine.errors import ConfigError
-from napari_seamless.engine.tta import (
-    COMBINATIONS,
-    IDENTITY,
-    Directions,
-    Transform,
-    combined,
-    spread,
-    transforms_of,
-    undone,
-)
+from napari_seamless.engine.tta import IDENTITY, Directions, Transform, transforms_of, undone
+from napari_seamless.engine.variants import COMBINATIONS, combined, spread
 
 GROUPS = {
     "none": 1,

@@ -20,7 +20,8 @@ from pydantic import (
 from napari_seamless.engine.channels import PerChannel, parse_ranges
 from napari_seamless.engine.errors import ConfigError, one_line
 from napari_seamless.engine.grid import Box, Overlap, Spacing, stride_of
-from napari_seamless.engine.tta import COMBINATIONS, Directions, Transform, transforms_of
+from napari_seamless.engine.tta import Directions, Transform, transforms_of
+from napari_seamless.engine.variants import COMBINATIONS
 from napari_seamless.engine.windows import WINDOWS, build_window
 
 Blending = Literal[

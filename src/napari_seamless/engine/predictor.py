@@ -25,15 +25,8 @@ from napari_seamless.engine.errors import (
 from napari_seamless.engine.fit import core_of
 from napari_seamless.engine.grid import Triple, scaled_up
 from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finest, heads_of
-from napari_seamless.engine.tta import (
-    AXES,
-    Directions,
-    Transform,
-    averaged,
-    combined,
-    spread,
-    undone,
-)
+from napari_seamless.engine.tta import AXES, Directions, Transform, undone
+from napari_seamless.engine.variants import averaged, combined, spread
 from napari_seamless.engine.volume_plan import input_size_of
 
 

@@ -11,6 +11,7 @@ from napari_seamless.engine.errors import ConfigError
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.outputs import Channels, file_name
 from napari_seamless.engine.values import labelled, saved
+from napari_seamless.engine.volume_plan import VolumePlan
 
 Volume = LazyArray | NDArray[Any]
 """An array-like (C, Z, Y, X)."""
@@ -63,6 +64,29 @@ def as_saved(outputs: Mapping[str, Volume], config: InferenceConfig) -> dict[str
         else saved(array, config.output_dtype, config.intensity_scale)
         for name, array in outputs.items()
     }
+
+
+def facts_of(
+    volume: VolumePlan, config: InferenceConfig, status: str, done: int, channels: Channels | None
+) -> dict[str, Any]:
+    """Return what a file or layer says of its volume, as JSON has it.
+
+    Parameters
+    ----------
+    volume : VolumePlan
+        For the name of its source, and where the prediction lies in that of the whole volume.
+    config : InferenceConfig
+        The settings.
+    status : str
+        "running", "complete", "partial" or "failed".
+    done : int
+        Patches blended so far; their total goes beside it.
+    channels : Channels or None
+        For the names of the heads, once they are known.
+    """
+    facts = {"status": status, "done": done, "total": len(volume.grid), **volume.facts}
+    heads = {} if channels is None else {"heads": list(channels.heads)}
+    return {**facts, **heads, "config": config.model_dump(mode="json")}
 
 
 def _part(accumulator: BlendAccumulator, channels: slice) -> Volume:

@@ -31,7 +31,7 @@ from napari_seamless.engine.normalization import Normalizer, Stopped, normalizer
 from napari_seamless.engine.outputs import Channels, finisher
 from napari_seamless.engine.plan import InferencePlan
 from napari_seamless.engine.predictor import Predictor
-from napari_seamless.engine.results import Volume, as_saved, outputs_of
+from napari_seamless.engine.results import Volume, as_saved, facts_of, outputs_of
 from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import Source, read_patch
 from napari_seamless.engine.store import Store
@@ -412,20 +412,12 @@ class Run:
         return [each for each in volumes if each not in self.written and self.progress(each)[0]]
 
     def metadata(self, vol_id: int = 0) -> dict[str, Any]:
-        """Return what a file or layer says of its volume: status, done, total, config, origin."""
-        done, total = self.progress(vol_id)
+        """Return what a file or layer says of its volume; see `facts_of`."""
+        done, _ = self.progress(vol_id)
         status = self._statuses.get(vol_id, "running" if self.status == "running" else self.status)
-        facts: dict[str, Any] = {
-            "status": status,
-            "done": done,
-            "total": total,
-            "config": self.plan.config.model_dump(mode="json"),
-            **self.plan.volumes[vol_id].facts,
-            **self._provenance,
-        }
-        if self._channels is not None:
-            facts["heads"] = list(self._channels.heads)
-        return facts
+        volume = self.plan.volumes[vol_id]
+        facts = facts_of(volume, self.plan.config, status, done, self._channels)
+        return {**facts, **self._provenance}
 
 
 def _concerns_all(error: SeamlessError) -> bool:
