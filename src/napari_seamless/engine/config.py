@@ -1,25 +1,31 @@
 """The settings of a run: frozen, validated, JSON in and out."""
 
 import json
-import operator
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 
 from napari_seamless.engine.channels import PerChannel, parse_ranges
 from napari_seamless.engine.errors import ConfigError, one_line
-from napari_seamless.engine.grid import Box, Overlap, Spacing, stride_of
+from napari_seamless.engine.fields import (
+    FINEST_SCALE,
+    Margin,
+    Offset,
+    Overlaps,
+    Region,
+    Scales,
+    Vector,
+    Voxels,
+)
+from napari_seamless.engine.grid import Box, Spacing, stride_of
 from napari_seamless.engine.tta import Directions, Transform, transforms_of
 from napari_seamless.engine.variants import COMBINATIONS
 from napari_seamless.engine.windows import WINDOWS, build_window
@@ -36,76 +42,6 @@ OutputDtype = Literal["float32", "float16", "uint8", "uint16"]
 ACTIVATIONS = ("none", "sigmoid", "softmax", "tanh")
 TTA_CHOICES = ("none", "flip:x", "flip:yx", "flip:zyx", "flip:yx+turn:yx", "flip:zyx+turn:yx")
 """What a form offers; `transforms_of` knows more."""
-FINEST_SCALE = 64
-"""Largest denominator of an output scale."""
-
-
-def _whole(value: Any) -> int:
-    """Take any integer, numpy's too, but neither 8.0 nor True."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError("must be an integer")
-    return operator.index(value)
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")  # True would otherwise pass as 1
-    if isinstance(value, (int, float)) and value < 0:
-        raise ValueError("must not be negative")
-    return operator.index(value) if hasattr(value, "__index__") else value
-
-
-def _three_numbers(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return tuple(_number(each) for each in value)
-    if value == 1:  # in a triple 1 is a voxel; alone it would be read as the whole patch
-        raise ValueError("must be below 1")
-    return _number(value)
-
-
-def _fraction(value: Any) -> Fraction:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    exact = Fraction(value)
-    near = exact.limit_denominator(FINEST_SCALE)
-    if near <= 0 or abs(near - exact) > 1e-6 * near:
-        raise ValueError("must be a positive fraction")
-    return near
-
-
-def _per_axis(value: Any) -> Any:
-    """Take one scale for all axes."""
-    return value if isinstance(value, (list, tuple)) else (value,) * 3
-
-
-def _spans(value: Any) -> Any:
-    """Take "0:8,0:512,0:512" for ((0, 8), (0, 512), (0, 512))."""
-    spans = value.split(",") if isinstance(value, str) else value
-    if isinstance(spans, (list, tuple)):
-        return tuple(_span(span) for span in spans)
-    return spans
-
-
-def _span(span: Any) -> Any:
-    return tuple(int(end) for end in span.split(":")) if isinstance(span, str) else span
-
-
-Voxels = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
-Margin = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
-Offset = tuple[
-    Annotated[int, BeforeValidator(_whole)],
-    Annotated[int, BeforeValidator(_whole)],
-    Annotated[int, BeforeValidator(_whole)],
-]
-Channel = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
-Vector = tuple[Channel | None, Channel | None, Channel | None]
-Span = tuple[Margin, Voxels]
-AxisScale = Annotated[
-    Fraction,
-    BeforeValidator(_fraction),
-    PlainSerializer(lambda value: str(value) if value.denominator > 1 else value.numerator),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]}),
-]
 
 
 class InferenceConfig(BaseModel):
@@ -124,9 +60,7 @@ class InferenceConfig(BaseModel):
 
     patch_size: tuple[Voxels, Voxels, Voxels]
     """Voxels of the model input, (Z, Y, X); a 2-D image has Z = 1."""
-    overlap: Annotated[
-        Overlap | tuple[Overlap, Overlap, Overlap], BeforeValidator(_three_numbers)
-    ] = 0.5
+    overlap: Overlaps = 0.5
     """What neighbours have in common, for all axes or per axis (Z, Y, X): a float in [0, 1) is
     a share of the patch, an integer from 1 on is voxels (from 2 on where it stands alone).
     """
@@ -138,7 +72,7 @@ class InferenceConfig(BaseModel):
     """Context in voxels (Z, Y, X) on each side of a patch: fed to the network, cut off its
     output, never blended. The network's input is `patch_size + 2 * halo`.
     """
-    region: Annotated[tuple[Span, Span, Span] | None, BeforeValidator(_spans)] = None
+    region: Region = None
     """Part of the volume to predict, (Z, Y, X), also as text "z0:z1,y0:y1,x0:x1". It equals the
     crop of the full result: the same patches run, those that touch it.
     """
@@ -155,11 +89,7 @@ class InferenceConfig(BaseModel):
     three ways, averaged. "auto" takes z for a network of 2-D convolutions and is "none" (3-D)
     for others.
     """
-    output_scale: Annotated[tuple[AxisScale, AxisScale, AxisScale], BeforeValidator(_per_axis)] = (
-        Fraction(1),
-        Fraction(1),
-        Fraction(1),
-    )
+    output_scale: Scales = (Fraction(1), Fraction(1), Fraction(1))
     """Output voxels per input voxel, for all axes or per axis (Z, Y, X): 2, 0.5, "2/3"."""
     head: str | None = None
     """Which head is shown and written as the prediction where a network returns a tuple, list

@@ -1,0 +1,81 @@
+"""What a setting takes: the kinds of values that the fields of the settings are made of."""
+
+import operator
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+from napari_seamless.engine.grid import Overlap
+
+FINEST_SCALE = 64
+"""Largest denominator of an output scale."""
+
+
+def _whole(value: Any) -> int:
+    """Take any integer, numpy's too, but neither 8.0 nor True."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError("must be an integer")
+    return operator.index(value)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # True would otherwise pass as 1
+    if isinstance(value, (int, float)) and value < 0:
+        raise ValueError("must not be negative")
+    return operator.index(value) if hasattr(value, "__index__") else value
+
+
+def _overlaps(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_number(each) for each in value)
+    if value == 1:  # in a triple 1 is a voxel; alone it would be read as the whole patch
+        raise ValueError("must be below 1")
+    return _number(value)
+
+
+def _fraction(value: Any) -> Fraction:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    exact = Fraction(value)
+    near = exact.limit_denominator(FINEST_SCALE)
+    if near <= 0 or abs(near - exact) > 1e-6 * near:
+        raise ValueError("must be a positive fraction")
+    return near
+
+
+def _per_axis(value: Any) -> Any:
+    """Take one scale for all axes."""
+    return value if isinstance(value, (list, tuple)) else (value,) * 3
+
+
+def _spans(value: Any) -> Any:
+    """Take "0:8,0:512,0:512" for ((0, 8), (0, 512), (0, 512))."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(_span(part) for part in parts) if isinstance(parts, (list, tuple)) else parts
+
+
+def _span(span: Any) -> Any:
+    return tuple(int(end) for end in span.split(":")) if isinstance(span, str) else span
+
+
+Voxels = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Margin = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Offset = tuple[
+    Annotated[int, BeforeValidator(_whole)],
+    Annotated[int, BeforeValidator(_whole)],
+    Annotated[int, BeforeValidator(_whole)],
+]
+Channel = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Vector = tuple[Channel | None, Channel | None, Channel | None]
+Span = tuple[Margin, Voxels]
+Region = Annotated[tuple[Span, Span, Span] | None, BeforeValidator(_spans)]
+Overlaps = Annotated[Overlap | tuple[Overlap, Overlap, Overlap], BeforeValidator(_overlaps)]
+AxisScale = Annotated[
+    Fraction,
+    BeforeValidator(_fraction),
+    PlainSerializer(lambda value: str(value) if value.denominator > 1 else value.numerator),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]}),
+]
+Scales = Annotated[tuple[AxisScale, AxisScale, AxisScale], BeforeValidator(_per_axis)]
