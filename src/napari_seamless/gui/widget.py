@@ -104,7 +104,7 @@ class BlendedInference(Container):
         if not self._has_checkpoint():
             raise ModelError("Choose a checkpoint: TorchScript, or a state dict (.pt, .pth)")
         architecture = arguments = None
-        if sniff_format(checkpoint) == "state_dict":
+        if sniff_format(checkpoint) == "torch_save":
             architecture = self.architecture.value.strip() or None
             if architecture is None:
                 raise ModelError(
@@ -219,7 +219,7 @@ class BlendedInference(Container):
     def _fit_checkpoint(self) -> None:
         """Ask for an architecture only where the checkpoint needs one."""
         try:
-            bare = self._has_checkpoint() and sniff_format(self.checkpoint.value) == "state_dict"
+            bare = self._has_checkpoint() and sniff_format(self.checkpoint.value) == "torch_save"
         except SeamlessError:
             bare = False  # `_validate` says what is wrong
         self.architecture.visible = self.arguments.visible = bare

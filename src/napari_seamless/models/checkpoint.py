@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelError
+from napari_seamless.models.opened import Opened, Wanted
 from napari_seamless.models.report import MismatchError, ModelReport
-from napari_seamless.models.sniff import sniff_format
+from napari_seamless.models.sniff import sniff_format, whole_of
 
 if TYPE_CHECKING:
     import torch
+
+_MODULES = {
+    "torchscript": "torchscript",
+    "torch_export": "torch_export",
+    "torch_save": "torch_save",
+    "pickle": "torch_save",
+    "safetensors": "safetensors",
+    "onnx": "onnx",
+    "monai_bundle": "monai_bundle",
+    "bioimageio": "bioimageio",
+    "nnunet": "nnunet",
+}
+"""For each format, the file here that opens it; imported when needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,23 +48,44 @@ class LoadedModel:
     module: torch.nn.Module
     report: ModelReport
 
+    def config(self, **settings: Any) -> InferenceConfig:
+        """Return the settings that the checkpoint knows, overruled by those given.
+
+        Raises
+        ------
+        ConfigError
+            If a setting is out of range, or one that is required is given nowhere.
+        """
+        return InferenceConfig(**{**self.report.settings, **settings})
+
 
 def load_model(
     path: str | Path,
     architecture: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    *,
+    trust: bool = False,
+    weights: str | None = None,
 ) -> LoadedModel:
     """Load a network without running any code that is in its file.
 
     Parameters
     ----------
     path : path
-        TorchScript, or a state dict.
+        TorchScript, torch.export (.pt2), a state dict (also safetensors, or in a Lightning or other
+        checkpoint), ONNX, a MONAI bundle, a bioimage.io package, an nnU-Net folder.
     architecture : str, optional
-        "module.path:Class" of a state dict's network. TorchScript carries its own network: then
-        architecture and arguments are not used.
+        Network of a state dict: "module.path:Class", the name of a network of MONAI ("UNet"), or
+        one that PyTorch Connectomics uses ("monai_unet"). Without it, the file is asked, then some
+        networks of MONAI are guessed from the tensors' shapes. A file that carries its own network
+        takes none.
     arguments : mapping, optional
-        What the class is called with.
+        What the class is called with; without an architecture, what a guess must not change.
+    trust : bool
+        Run code in the file: a pickled module, or classes that a bundle names. It can do anything
+        that you can, so only for files from people you trust.
+    weights : str, optional
+        Which of several sets of weights, as the report names them; the first by default.
 
     Returns
     -------
@@ -59,20 +96,26 @@ def load_model(
     MismatchError
         If any tensor is missing, unexpected or of another shape; its `report` names all of them.
     ModelError
-        If there is no such file, it is no such checkpoint, or the network cannot be built.
+        If there is no such file, it is no such checkpoint, the network cannot be built, or its
+        weights are not finite.
 
     Examples
     --------
     >>> load_model("net.pt", "monai.networks.nets:UNet", {"in_channels": 1})    # doctest: +SKIP
     """
-    module, report = _open(path, architecture, arguments)
+    module, report = _open(path, architecture, arguments, trust, weights)
     if report.misfits:
         raise MismatchError(report)
     if module is None:
         raise ModelError(
-            f"{path} is a state dict of {report.tensors} tensors, which does not say how its "
+            f"{path} is a {report.format} of {report.tensors} tensors, which does not say how its "
             "network is built: give architecture and arguments, for example architecture="
             "'monai.networks.nets:UNet', arguments={'spatial_dims': 3, 'in_channels': 1, ...}"
+        )
+    if report.non_finite:
+        raise ModelError(
+            f"{path} holds weights that are NaN or infinite "
+            f"({', '.join(report.non_finite[:3])}); give a checkpoint from before training diverged"
         )
     return LoadedModel(module.eval(), report)
 
@@ -81,12 +124,18 @@ def inspect_checkpoint(
     path: str | Path,
     architecture: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    *,
+    trust: bool = False,
+    weights: str | None = None,
 ) -> ModelReport:
     """Return what is in a checkpoint, whether it fits or not, or no architecture is known.
 
+    The network, if it could be built, is tried on small inputs: which sizes it takes and what
+    comes out is in the report's `probe`.
+
     Parameters
     ----------
-    path, architecture, arguments
+    path, architecture, arguments, trust, weights
         As in `load_model`.
 
     Returns
@@ -98,57 +147,45 @@ def inspect_checkpoint(
     ModelError
         If there is no such file, it is no such checkpoint, or the network cannot be built.
     """
-    return _open(path, architecture, arguments)[1]
+    from napari_seamless.models.probe import probe
+
+    module, report = _open(path, architecture, arguments, trust, weights)
+    return report if module is None else replace(report, probe=probe(module.eval(), report))
 
 
 def _open(
-    path: str | Path, architecture: str | None, arguments: Mapping[str, Any] | None
+    path: str | Path,
+    architecture: str | None,
+    arguments: Mapping[str, Any] | None,
+    trust: bool,
+    weights: str | None,
 ) -> tuple[torch.nn.Module | None, ModelReport]:
     """Return the network, if it is known and everything fits, and the report."""
-    given, path = str(path), Path(os.path.expanduser(path))
-    if sniff_format(path) == "torchscript":
-        return _open_torchscript(given, path)
-    return _open_state_dict(given, path, architecture, arguments or {})
+    from napari_seamless.models.examine import examined
 
-
-def _open_torchscript(given: str, path: Path) -> tuple[torch.nn.Module, ModelReport]:
-    from napari_seamless.models import state_dict, torchscript
-
-    module = torchscript.load(path)
-    tensors = module.state_dict()
-    return module, ModelReport(
-        path=given,
-        format="TorchScript",
-        sha256=_sha256(path),
-        parameters=state_dict.parameter_count(tensors),
-        tensors=len(tensors),
-        architecture=module.original_name,
+    wanted = Wanted(
+        Path(os.path.expanduser(path)), architecture or None, arguments or {}, trust, weights
     )
+    opened = _opened(wanted)
+    report = ModelReport(path=str(path), sha256=_sha256(wanted.path), **examined(opened))
+    return opened.module, report
 
 
-def _open_state_dict(
-    given: str, path: Path, architecture: str | None, arguments: Mapping[str, Any]
-) -> tuple[torch.nn.Module | None, ModelReport]:
-    from napari_seamless.models import architecture as architectures
-    from napari_seamless.models import state_dict
-
-    tensors = state_dict.load(path)
-    network = architectures.build(architecture, arguments) if architecture else None
-    report = ModelReport(
-        path=given,
-        format="state dict",
-        sha256=_sha256(path),
-        parameters=state_dict.parameter_count(tensors),
-        tensors=len(tensors),
-        architecture=architecture or None,
-        arguments=dict(arguments),
-        **(state_dict.misfits(network, tensors) if network is not None else {}),
-    )
-    if network is not None and not report.misfits:
-        network.load_state_dict(tensors)
-    return network, report
+def _opened(wanted: Wanted) -> Opened:
+    kind = sniff_format(wanted.path)
+    if kind == "torch_save" and wanted.architecture is None:
+        kind = whole_of(wanted.path) or kind
+    module = importlib.import_module(f"napari_seamless.models.{_MODULES[kind]}")
+    opened: Opened = module.open_checkpoint(wanted)
+    return opened
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file, or of all files of a folder with their names, in order."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for each in sorted(each for each in path.rglob("*") if each.is_file()):
+        whole.update(f"{each.relative_to(path).as_posix()}\0{_sha256(each)}\0".encode())
+    return whole.hexdigest()

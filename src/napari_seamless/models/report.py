@@ -7,8 +7,42 @@ from pathlib import Path
 from typing import Any
 
 from napari_seamless.engine.errors import ModelError
+from napari_seamless.models.opened import Origin, Shape
 
 _NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a network did with small inputs.
+
+    Attributes
+    ----------
+    spatial_dims : int
+        2 or 3.
+    in_channels, out_channels : int
+        Channels that it takes and gives; of several heads the first one's.
+    multiples : tuple of int
+        The smallest step, per axis (Z, Y, X) or (Y, X), by which the size of the input may grow.
+    input_size, output_size : tuple of int
+        What came out (voxels per axis, of the first head) for what went in.
+    heads : mapping of str to int
+        Channels of each head, if there are several.
+    seconds : float
+        How long all trials took.
+    note : str
+        What could not be found out and why, or "".
+    """
+
+    spatial_dims: int
+    in_channels: int
+    out_channels: int
+    multiples: tuple[int, ...]
+    input_size: tuple[int, ...]
+    output_size: tuple[int, ...]
+    heads: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -18,23 +52,48 @@ class ModelReport:
     Attributes
     ----------
     path : str
-        The file, as it was given.
+        The file or folder, as it was given.
     format : str
-        "TorchScript" or "state dict".
+        As people call it: "TorchScript", "state dict", "MONAI bundle".
     sha256 : str
-        Of the file, hexadecimal.
+        Of the file, hexadecimal; of a folder, of its files' names and sums.
     parameters : int
         Numbers in the file that were learnt; running statistics of normalisation do not count.
     tensors : int
         Named tensors in the file.
     architecture : str or None
-        "module:Class" as it was given; for TorchScript the class in the file.
+        "module:Class"; for a format that carries its network, the name of that.
     arguments : mapping
         What the class was called with.
+    origin : {"given", "file", "guessed"}
+        Who said what the architecture is.
     missing, unexpected : tuple of str
         Tensors that only the network has, and that only the file has.
     misshaped : tuple of str
         Tensors of unequal shape: "name: file (8, 1, 3), network (16, 1, 3)".
+    input_shape : tuple or None
+        The input that the file fixes, (B, C, Z, Y, X) or (B, C, Y, X), None where any number will
+        do; None if the file fixes nothing.
+    settings : mapping
+        Settings of `InferenceConfig` that the file knows, by name.
+    weights : str or None
+        Which set of weights was taken, where the file has a name for it.
+    other_weights : tuple of str
+        Sets of weights that could be taken instead: averages, folds.
+    details : mapping
+        What else the file says of itself.
+    notes : tuple of str
+        What was done or assumed that the user should know, a line each.
+    refused : tuple of str
+        What the file asked to run and was refused, a name each.
+    non_finite : tuple of str
+        Tensors with NaN or infinity in them.
+    never_updated : tuple of str
+        Layers of batch normalisation whose statistics are as they were before any training.
+    patch_dependent : tuple of str
+        Kinds of layers that look at the whole patch, with their number: "InstanceNorm3d (12)".
+    probe : Probe or None
+        What the network did with small inputs; only from `inspect_checkpoint`.
     """
 
     path: str
@@ -44,19 +103,35 @@ class ModelReport:
     tensors: int
     architecture: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin = "file"
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     misshaped: tuple[str, ...] = ()
+    input_shape: Shape | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    other_weights: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    non_finite: tuple[str, ...] = ()
+    never_updated: tuple[str, ...] = ()
+    patch_dependent: tuple[str, ...] = ()
+    probe: Probe | None = None
 
     @property
     def in_channels(self) -> int | None:
-        """Channels of the input, where the arguments say so."""
+        """Channels of the input, as far as file, arguments or probe say."""
+        if self.probe is not None:
+            return self.probe.in_channels
+        if self.input_shape is not None and self.input_shape[1] is not None:
+            return self.input_shape[1]
         return self._argument("in_channels")
 
     @property
     def out_channels(self) -> int | None:
-        """Channels of the output, where the arguments say so."""
-        return self._argument("out_channels")
+        """Channels of the output, as far as arguments or probe say."""
+        return self.probe.out_channels if self.probe else self._argument("out_channels")
 
     @property
     def misfits(self) -> dict[str, tuple[str, ...]]:

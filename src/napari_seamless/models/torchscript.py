@@ -1,15 +1,15 @@
 """TorchScript: a file that carries its own network."""
 
 import warnings
-from pathlib import Path
 
 import torch
 
 from napari_seamless.engine.errors import ModelError
+from napari_seamless.models.opened import Opened, Wanted
 from napari_seamless.models.sniff import damaged
 
 
-def load(path: Path) -> torch.jit.ScriptModule:
+def open_checkpoint(wanted: Wanted) -> Opened:
     """Load a TorchScript network onto the CPU.
 
     Raises
@@ -21,6 +21,12 @@ def load(path: Path) -> torch.jit.ScriptModule:
         # People have such files; that torch would rather they had not is no news to them.
         warnings.filterwarnings("ignore", r".*torch\.jit\.load", DeprecationWarning)
         try:
-            return torch.jit.load(path, map_location="cpu")
+            module = torch.jit.load(wanted.path, map_location="cpu")
         except Exception as error:  # a damaged file leads torch into any of them
-            raise ModelError(damaged(path, error)) from error
+            raise ModelError(damaged(wanted.path, error)) from error
+    return Opened(
+        "TorchScript",
+        module,
+        tensors=module.state_dict(),
+        architecture=module.original_name,
+    )

@@ -8,14 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from napari_seamless.engine.errors import ModelError
+from napari_seamless.models.architecture import build
+from napari_seamless.models.opened import Opened, Wanted
 from napari_seamless.models.sniff import damaged, pickle_refusal
-
-StateDict = Mapping[str, torch.Tensor]
+from napari_seamless.models.weights import StateDict, assembled, is_state_dict
 
 _KEYS_SHOWN = 5
+
+
+def open_checkpoint(wanted: Wanted) -> Opened:
+    """Open what torch.save wrote."""
+    tensors = load(wanted.path)
+    if wanted.architecture is None:
+        return Opened("state dict", tensors=tensors)
+    network = build(wanted.architecture, wanted.arguments)
+    return assembled(
+        "state dict",
+        network,
+        tensors,
+        architecture=wanted.architecture,
+        arguments=wanted.arguments,
+        origin="given",
+    )
 
 
 def load(path: Path) -> StateDict:
@@ -34,47 +50,9 @@ def load(path: Path) -> StateDict:
             raise ModelError(pickle_refusal(path, _refused(error))) from error
         except Exception as error:  # a damaged file leads torch into any of them
             raise ModelError(damaged(path, error)) from error
-    if not _is_state_dict(content):
+    if not is_state_dict(content):
         raise ModelError(f"{path} {_found(content)}")
     return content
-
-
-def misfits(network: nn.Module, tensors: StateDict) -> dict[str, tuple[str, ...]]:
-    """Return which tensors are `missing`, `unexpected` and `misshaped`, as in `ModelReport`."""
-    own = network.state_dict()
-    shapes = {
-        name: (tuple(tensors[name].shape), tuple(own[name].shape))
-        for name in own
-        if name in tensors
-    }
-    return {
-        "missing": tuple(name for name in own if name not in tensors),
-        "unexpected": tuple(name for name in tensors if name not in own),
-        "misshaped": tuple(
-            f"{name}: file {in_file}, network {in_network}"
-            for name, (in_file, in_network) in shapes.items()
-            if in_file != in_network
-        ),
-    }
-
-
-def parameter_count(tensors: StateDict) -> int:
-    """Return how many numbers were learnt, running statistics of normalisation not counted."""
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    return sum(
-        tensor.numel() for name, tensor in tensors.items() if name.rpartition(".")[2] not in buffers
-    )
-
-
-def _is_state_dict(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and bool(content)
-        and all(
-            isinstance(name, str) and isinstance(value, torch.Tensor)
-            for name, value in content.items()
-        )
-    )
 
 
 def _found(content: Any) -> str:
@@ -85,7 +63,7 @@ def _found(content: Any) -> str:
         return "holds an empty mapping; give a state dict: a mapping of names to tensors"
     keys = [repr(key) for key in content]
     listed = ", ".join(keys[:_KEYS_SHOWN]) + (", ..." if len(keys) > _KEYS_SHOWN else "")
-    wrapped = [key for key, value in content.items() if _is_state_dict(value)]
+    wrapped = [key for key, value in content.items() if is_state_dict(value)]
     remedy = (
         f"its {wrapped[0]!r} is a state dict: save it alone with "
         f"torch.save(torch.load(path, weights_only=True)[{wrapped[0]!r}], new_path)"
