@@ -194,7 +194,7 @@ WORDS = [
 
 def config_from(*words) -> InferenceConfig:
     required = ["predict", "volume.h5", "--checkpoint", "net.pt", "--output", "out.h5"]
-    return cli._config(cli._parser().parse_args([*required, *words]))
+    return InferenceConfig(**cli._settings(cli._parser().parse_args([*required, *words])))
 
 
 @pytest.mark.parametrize(("words", "name", "value"), WORDS, ids=[words for words, *_ in WORDS])
@@ -566,7 +566,7 @@ def test_a_wrong_channel_count_is_named(files, capsys):
     assert predict(files, "--arguments", arguments, "--output", out, network="torch.nn:Conv3d") == 2
     line = the_error(capsys)
     assert "channels" in line
-    assert "(1, 1, 4, 12, 12)" in line
+    assert "has 1 channel, but net.pt takes 3" in line
     assert not Path(out).exists()
 
 
@@ -620,6 +620,74 @@ def test_a_patch_larger_than_the_volume_is_padded(files):
 
     with h5py.File(files / "volume.h5") as source, h5py.File(files / "out.h5") as out:
         np.testing.assert_allclose(out["main"][0], 2.0 * source["raw"][...], rtol=1e-6)
+
+
+@pytest.fixture
+def described(files):
+    """A JSON file that describes the network of the checkpoint and what it was trained with."""
+    description = {
+        "architecture": "networks:Doubled",
+        "arguments": {},
+        "patch_size": [5, 12, 12],
+        "normalization": "none",
+        "activation": "sigmoid",
+    }
+    (files / "net.json").write_text(json.dumps(description))
+    return ["--checkpoint", str(files / "net.pt"), "--arguments", str(files / "net.json")]
+
+
+def test_settings_that_the_checkpoint_knows_need_not_be_given(files, described, capsys):
+    words = ["predict", str(files / "volume.h5::raw"), *described, "--activation", "none"]
+    assert main([*words, "--output", str(files / "out.h5"), "--device", "cpu"]) == 0
+
+    said = capsys.readouterr().err
+    assert "taken from the checkpoint: patch_size" in said
+    assert "activation sigmoid" not in said
+    with h5py.File(files / "volume.h5") as source, h5py.File(files / "out.h5") as out:
+        np.testing.assert_allclose(out["main"][0], 2.0 * source["raw"][...], rtol=1e-6)
+        config = json.loads(out["main"].attrs["config"])
+    known = {"patch_size": [5, 12, 12], "normalization": "none", "activation": "none"}
+    assert {name: config[name] for name in known} == known
+
+
+def test_a_setting_that_nobody_knows_is_asked_for(files, capsys):
+    words = ["predict", str(files / "volume.h5::raw"), "--checkpoint", str(files / "net.pt")]
+    words += ["--architecture", "networks:Doubled", "--output", str(files / "out.h5")]
+
+    assert main(words) == 2
+    assert "patch_size is required" in the_error(capsys)
+
+
+def test_code_in_a_checkpoint_runs_only_with_trust(files, capsys):
+    torch.save(networks.Doubled(), files / "module.pt")
+    words = ["predict", str(files / "volume.h5::raw"), "--checkpoint", str(files / "module.pt")]
+    words += ["--patch-size", "4,12,12", "--normalization", "none", "--device", "cpu"]
+    words += ["--output", str(files / "out.h5")]
+    assert main(words) == 2
+    assert "--trust" in the_error(capsys)
+    assert networks.calls == []
+
+    assert main([*words, "--trust"]) == 0
+    with h5py.File(files / "volume.h5") as source, h5py.File(files / "out.h5") as out:
+        np.testing.assert_allclose(out["main"][0], 2.0 * source["raw"][...], rtol=1e-6)
+
+
+def test_one_of_several_sets_of_weights_can_be_asked_for(files, capsys):
+    last, averaged = ({"weight": torch.full((1, 1, 1, 1, 1), by)} for by in (2.0, 3.0))
+    torch.save({"state_dict": last, "ema": averaged, "epoch": 3}, files / "net.pt")
+    arguments = {"in_channels": 1, "out_channels": 1, "kernel_size": 1, "bias": False}
+    options = ["--arguments", json.dumps(arguments), "--output", str(files / "out.h5")]
+    assert predict(files, *options, "--weights", "ema", network="torch.nn:Conv3d") == 0
+    with h5py.File(files / "volume.h5") as source, h5py.File(files / "out.h5") as out:
+        np.testing.assert_allclose(out["main"][0], 3.0 * source["raw"][...], rtol=1e-6)
+        assert out["main"].attrs["weights"] == "ema"
+
+    capsys.readouterr()
+    options += ["--overwrite", "--weights", "best"]
+    assert predict(files, *options, network="torch.nn:Conv3d") == 2
+    error = the_error(capsys)
+    assert "best" in error
+    assert "ema" in error
 
 
 def test_inspect_says_what_is_inside(files, capsys):

@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
@@ -62,12 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    config = _config(options)
-    network_arguments = _json_object(options.arguments, "--arguments")
-    from napari_seamless.inference import InferenceRun  # after the cheap checks: loads torch
+    settings = _settings(options)
+    if "patch_size" in settings:
+        InferenceConfig(**settings)  # what is wrong in itself is said before torch is loaded
+    checkpoint = _checkpoint(options)
+    from napari_seamless.inference import InferenceRun
     from napari_seamless.models import load_model
 
-    model = load_model(options.checkpoint, options.architecture, network_arguments)
+    model = load_model(options.checkpoint, **checkpoint)
+    config = model.config(**settings)
+    _say_taken(model.report.settings, settings)
     with InferenceRun(
         options.input, model, config, options.output, overwrite=options.overwrite
     ) as run:
@@ -169,10 +173,10 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    network_arguments = _json_object(options.arguments, "--arguments")
+    checkpoint = _checkpoint(options)
     from napari_seamless.models import inspect_checkpoint
 
-    report = inspect_checkpoint(options.checkpoint, options.architecture, network_arguments)
+    report = inspect_checkpoint(options.checkpoint, **checkpoint)
     _say(json.dumps(report.to_dict()) if options.json else str(report))
     return DONE
 
@@ -183,7 +187,7 @@ def _demo(options: argparse.Namespace) -> int:
     return show_demo(Path(options.folder))
 
 
-def _config(options: argparse.Namespace) -> InferenceConfig:
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """Settings of `--config`, overruled by those given one by one."""
     given = {
         name: getattr(options, name)
@@ -191,9 +195,25 @@ def _config(options: argparse.Namespace) -> InferenceConfig:
         if hasattr(options, name)
     }
     if options.config is None:
-        return InferenceConfig(**given)
-    base = json_object(_text_of(options.config, "--config"), "--config")
-    return InferenceConfig(**{**base, **given})
+        return given
+    return {**json_object(_text_of(options.config, "--config"), "--config"), **given}
+
+
+def _checkpoint(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is said of the checkpoint, by the names of `load_model`."""
+    return {
+        "architecture": options.architecture,
+        "arguments": _json_object(options.arguments, "--arguments"),
+        "trust": options.trust,
+        "weights": options.weights,
+    }
+
+
+def _say_taken(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Say on standard error which settings come from the checkpoint."""
+    taken = [f"{name} {value}" for name, value in known.items() if name not in given]
+    if taken:
+        print(f"taken from the checkpoint: {', '.join(taken)}", file=sys.stderr)
 
 
 def _json_object(text: str | None, option: str) -> dict[str, Any] | None:
@@ -360,9 +380,27 @@ def _add_demo(commands: Any) -> None:
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser, name: str, **kwargs: Any) -> None:
-    parser.add_argument(name, help="TorchScript, or a state dict with --architecture", **kwargs)
-    parser.add_argument("--architecture", metavar="MODULE:CLASS", help="network of a state dict")
+    parser.add_argument(
+        name,
+        help="TorchScript, torch.export .pt2, a state dict (.pt, .pth, .ckpt, .safetensors), ONNX, "
+        "a MONAI bundle, a bioimage.io package or an nnU-Net folder",
+        **kwargs,
+    )
+    parser.add_argument(
+        "--architecture",
+        metavar="NAME",
+        help="network of a state dict: MODULE:CLASS, or a network of MONAI by its name; without it "
+        "the file is asked, then some are guessed",
+    )
     parser.add_argument("--arguments", metavar="JSON", help="its arguments: JSON, or a JSON file")
+    parser.add_argument(
+        "--weights", metavar="NAME", help="which of several sets of weights; see inspect"
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run code that is in the checkpoint, which can do anything that you can",
+    )
 
 
 def _value(text: str) -> Any:

@@ -33,7 +33,8 @@ from napari_seamless.engine.volume_plan import VolumePlan
 from napari_seamless.io.sources import open_sources
 from napari_seamless.io.stores import open_store, versions
 from napari_seamless.metrics import SLAB_VOXELS, VoxelMetrics, component_metrics
-from napari_seamless.models import LoadedModel, load_model
+from napari_seamless.models import LoadedModel, ModelReport, load_model
+from napari_seamless.models.suitability import unsuitable
 
 PathLike = str | Path
 
@@ -129,7 +130,7 @@ class InferenceRun(Run):
             for path in self.paths:
                 refuse_input_as_output(path, [*inputs, model])
             stores = [open_store(path, overwrite=overwrite) for path in self.paths]
-            module, provenance = _network(model)
+            module, provenance = _network(model, config, sources)
             facts = {"versions": versions(), **provenance}
             super().__init__(sources, module, config, stores, facts)
             self._opened = opened.pop_all()
@@ -362,19 +363,35 @@ def refuse_input_as_output(output: Path, inputs: Sequence[Any]) -> None:
             raise OutputError(f"output {output} is also an input; choose another name")
 
 
-def _network(model: Any) -> tuple[nn.Module, dict[str, Any]]:
+def _network(
+    model: Any, config: InferenceConfig, sources: Sequence[Source]
+) -> tuple[nn.Module, dict[str, Any]]:
     """Return a network and what a file shall say about where it came from."""
     if isinstance(model, PathLike):
         model = load_model(model)
     if isinstance(model, LoadedModel):
-        report = model.report
-        return model.module, {
-            "checkpoint": Path(report.path).name,
-            "checkpoint_sha256": report.sha256,
-        }
+        if len(sources) == 1:  # of several volumes, each fails or not for itself
+            problem = unsuitable(model.report, config, sources[0])
+            if problem is not None:
+                raise ModelError(problem)
+        return model.module, _provenance(model.report)
     if isinstance(model, nn.Module):
         return model, {"network": type(model).__name__}
     raise ModelError(
         f"a {type(model).__name__} is no network; "
         "give a checkpoint's path, what load_model returns, or a torch.nn.Module"
     )
+
+
+def _provenance(report: ModelReport) -> dict[str, Any]:
+    known = {
+        "architecture": report.architecture,
+        "arguments": report.to_dict()["arguments"],
+        "architecture_origin": report.origin,
+        "weights": report.weights,
+    }
+    return {
+        "checkpoint": Path(report.path).name,
+        "checkpoint_sha256": report.sha256,
+        **{name: value for name, value in known.items() if value},
+    }

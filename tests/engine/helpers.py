@@ -29,6 +29,7 @@ MODES = (
     "constant",
     "hann",
     "monai_gaussian",
+    "nnunet_gaussian",
     "wu_bump",
     "distance_transform",
 )
@@ -91,6 +92,15 @@ def _monai_gaussian(patch_size, sigma_scale=0.125):
     return np.maximum(weights, max(weights.min(), 1e-3))
 
 
+def _nnunet_gaussian(patch_size, sigma_scale=0.125):
+    middle = np.zeros(patch_size)
+    middle[tuple(n // 2 for n in patch_size)] = 1
+    blurred = ndimage.gaussian_filter(
+        middle, [n * sigma_scale for n in patch_size], mode="constant"
+    )
+    return blurred / blurred.max()
+
+
 def _wu_bump(patch_size):
     axes = _voxels(patch_size, lambda n: 2 * np.arange(1, n + 1) / (n + 1) - 1)
     exponent = -sum(1 / (1 - u**2) for u in axes)
@@ -112,10 +122,11 @@ FORMULAS = {
     "constant": np.ones,
     "hann": _hann,
     "monai_gaussian": _monai_gaussian,
+    "nnunet_gaussian": _nnunet_gaussian,
     "wu_bump": _wu_bump,
     "distance_transform": _distance_transform,
 }
-SEPARABLE = {"gaussian", "bump", "constant", "hann", "wu_bump"}
+SEPARABLE = {"gaussian", "bump", "constant", "hann", "nnunet_gaussian", "wu_bump"}
 
 
 def window_by_formula(patch_size, mode: str, **arguments) -> np.ndarray:

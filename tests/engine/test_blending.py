@@ -63,6 +63,7 @@ VARIANTS = [
     ("gaussian", {"pytc_v1": True, "mu": 0.5}),
     ("bump", {"t": 0.7}),
     ("monai_gaussian", {"sigma_scale": 0.3}),
+    ("nnunet_gaussian", {"sigma_scale": 0.3}),
 ]
 variants = pytest.mark.parametrize(("mode", "arguments"), VARIANTS)
 
@@ -126,6 +127,7 @@ def test_weights_are_positive_and_finite_everywhere_corners_included(patch_size,
         ("constant", 1),
         ("hann", math.sin(math.pi / 65) ** 6),
         ("monai_gaussian", 1e-3),
+        ("nnunet_gaussian", math.exp(-24)),
         ("wu_bump", math.exp(3 * 65**2 / 4 * (1 / (32 * 33) - 1 / 64))),
         ("distance_transform", 1),
     ],
@@ -153,6 +155,11 @@ def test_weight_of_a_corner(mode, lowest):
         ("monai_gaussian", (1, 2, 1), [0.1353352832366127, 0.1353352832366127]),
         ("monai_gaussian", (1, 1, 4), [EXP_4_5, 0.606530659712633, 0.606530659712633, EXP_4_5]),
         ("monai_gaussian", (2, 2, 4), [0.001, EXP_4_5, EXP_4_5, 0.001] * 4),
+        ("nnunet_gaussian", (1, 1, 1), [1]),
+        ("nnunet_gaussian", (1, 2, 1), [math.exp(-8), 1]),
+        ("nnunet_gaussian", (2, 1, 2), [math.exp(-16), math.exp(-8), math.exp(-8), 1]),
+        ("nnunet_gaussian", (1, 1, 3), [math.exp(-32 / 9), 1, math.exp(-32 / 9)]),
+        ("nnunet_gaussian", (4, 1, 1), [math.exp(-8), math.exp(-2), 1, math.exp(-2)]),
         ("wu_bump", (1, 1, 1), [1]),
         ("wu_bump", (1, 3, 1), [0.7165313105737893, 1, 0.7165313105737893]),
         ("distance_transform", (1, 1, 1), [1]),
@@ -175,7 +182,8 @@ def test_gaussian_is_the_default_mode():
 
 @variants
 def test_windows_are_symmetric(mode, arguments):
-    matrix = build_blending_matrix((5, 6, 7), mode, **arguments)
+    even = 7 if mode == "nnunet_gaussian" else 6  # of 6 voxels, it has its peak at number 3
+    matrix = build_blending_matrix((5, even, 9), mode, **arguments)
     for axis in range(3):
         np.testing.assert_allclose(matrix, np.flip(matrix, axis), rtol=ONE_STEP_OF_FLOAT32, atol=0)
 
@@ -188,6 +196,7 @@ def test_windows_are_symmetric(mode, arguments):
         ("constant", 1),
         ("hann", 1),
         ("monai_gaussian", 1),
+        ("nnunet_gaussian", 1),
         ("wu_bump", 1),
         ("distance_transform", 3),
     ],
@@ -267,6 +276,66 @@ def test_monai_gaussian_is_monais_importance_map(patch_size, sigma_scale):
         np.testing.assert_allclose(found[0], flat.numpy(), rtol=1e-6, atol=0)
 
 
+@pytest.fixture
+def nnunets_gaussian(monkeypatch, tmp_path):
+    """Return weights by nnU-Net, scaled to a largest of 1, in float64; it rounds them before."""
+    for name in ("raw", "preprocessed", "results"):  # it prints a warning without them
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path))
+    theirs = pytest.importorskip("nnunetv2.inference.sliding_window_prediction").compute_gaussian
+
+    def compute(patch_size, sigma_scale=0.125, dtype=torch.float64):
+        weights = theirs(
+            patch_size,
+            sigma_scale=sigma_scale,
+            value_scaling_factor=10,
+            dtype=dtype,
+            device=torch.device("cpu"),
+        )
+        return weights.double().numpy() / 10
+
+    return compute
+
+
+@pytest.mark.parametrize("sigma_scale", [0.125, 0.3])
+@pytest.mark.parametrize(
+    "patch_size",
+    [*SIZES, (3, 3, 3), (28, 33, 96), (1, 511, 512), *((1, 1, n) for n in range(1, 99))],
+)
+def test_nnunet_gaussian_is_nnunets_window(nnunets_gaussian, patch_size, sigma_scale):
+    """Its filter ends 4 sigma from the centre, which is beyond the patch: nothing is cut off."""
+    window = build_window(patch_size, "nnunet_gaussian", {"sigma_scale": sigma_scale})
+    theirs = nnunets_gaussian(patch_size, sigma_scale)
+    np.testing.assert_allclose(window.in_float64(), theirs, rtol=1e-14, atol=0)
+    theirs = nnunets_gaussian(patch_size, sigma_scale, torch.float32)
+    np.testing.assert_allclose(window.matrix, theirs, rtol=2 * ONE_STEP_OF_FLOAT32, atol=0)
+    if patch_size[0] == 1:
+        flat = nnunets_gaussian(patch_size[1:], sigma_scale)
+        np.testing.assert_allclose(window.in_float64()[0], flat, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("patch_size", [(8, 16, 16), (28, 33, 96), (64, 64, 64)])
+def test_nnunet_gaussian_leaves_out_that_nnunet_rounds_to_float16(nnunets_gaussian, patch_size):
+    weights = build_window(patch_size, "nnunet_gaussian").in_float64()
+    theirs = nnunets_gaussian(patch_size, dtype=torch.float16)
+    normal = weights > 6.2e-6
+    np.testing.assert_allclose(theirs[normal], weights[normal], rtol=5e-4, atol=0)
+    assert theirs.min() == pytest.approx(5.96e-9, rel=1e-3)
+    assert weights.min() < 1e-10
+
+
+@pytest.mark.parametrize("sigma_scale", [0.12, 0.1, 0.05])
+def test_nnunet_gaussian_goes_on_where_a_thinner_one_of_nnunet_is_cut_off(
+    nnunets_gaussian, sigma_scale
+):
+    weights = build_window((32, 33, 64), "nnunet_gaussian", {"sigma_scale": sigma_scale})
+    theirs = nnunets_gaussian((32, 33, 64), sigma_scale)
+    cut = theirs == theirs.min()
+    assert 0 < cut.mean() < 1
+    ours = weights.in_float64()
+    np.testing.assert_allclose(ours[~cut], theirs[~cut], rtol=OF_FLOAT64, atol=0)
+    np.testing.assert_allclose(ours[cut], theirs[cut], rtol=0, atol=math.exp(-8))
+
+
 @pytest.mark.parametrize("length", [1, 2, 7, 64])
 def test_hann_is_what_torchio_multiplies(length):
     theirs = torch.hann_window(length + 2, periodic=False, dtype=torch.float64)[1:-1]
@@ -301,6 +370,7 @@ def test_hann_adds_up_to_one_number_at_strides_that_divide_its_period(patch_size
     [
         ("gaussian", (96, 96, 96), np.float32),
         ("hann", (128, 128, 128), np.float32),
+        ("nnunet_gaussian", (128, 128, 128), np.float32),
         ("distance_transform", (8, 128, 128), np.float32),
         ("wu_bump", (32, 32, 32), np.float32),
         ("wu_bump", (1, 64, 64), np.float32),
@@ -338,7 +408,7 @@ def test_a_blending_matrix_below_float32_is_raised_to_its_smallest_number():
             "triangle",
             {},
             "blending 'triangle' is unknown; choose one of gaussian, bump, constant, hann, "
-            "monai_gaussian, wu_bump, distance_transform",
+            "monai_gaussian, nnunet_gaussian, wu_bump, distance_transform",
         ),
         (
             "gaussian",
@@ -406,7 +476,13 @@ def test_refusals_name_the_value_what_is_allowed_and_the_remedy(mode, arguments,
     "value", [0, -0.1, math.nan, math.inf, -math.inf, True, None, "1", 10**400]
 )
 @pytest.mark.parametrize(
-    ("mode", "name"), [("gaussian", "sigma"), ("bump", "t"), ("monai_gaussian", "sigma_scale")]
+    ("mode", "name"),
+    [
+        ("gaussian", "sigma"),
+        ("bump", "t"),
+        ("monai_gaussian", "sigma_scale"),
+        ("nnunet_gaussian", "sigma_scale"),
+    ],
 )
 def test_arguments_that_are_no_positive_number_are_refused(mode, name, value):
     with pytest.raises(ConfigError, match=rf"^{name} .* above 0"):
@@ -440,10 +516,16 @@ def test_a_window_whose_corners_weigh_nothing_is_refused(patch_size):
         build_window(patch_size, "wu_bump")
 
 
+def test_a_bell_without_a_floor_that_is_too_thin_is_refused():
+    with pytest.raises(ConfigError, match=r"smallest weight of 0; .* other arguments"):
+        build_blending_matrix((4, 4, 4), "nnunet_gaussian", sigma_scale=0.01)
+
+
 def test_the_defaults_of_a_window_can_be_asked_for():
     assert defaults_of("gaussian") == {"sigma": 0.2, "mu": 0.0, "pytc_v1": False}
     assert defaults_of("bump") == {"t": 1.5}
     assert defaults_of("monai_gaussian") == {"sigma_scale": 0.125}
+    assert defaults_of("nnunet_gaussian") == {"sigma_scale": 0.125}
     for mode in ("constant", "hann", "wu_bump", "distance_transform"):
         assert defaults_of(mode) == {}
 
@@ -515,7 +597,7 @@ def test_weights_of_patches_that_reach_outside_of_the_volume(
     assert highest_coverage(grid) == counts.max()
 
 
-@pytest.mark.parametrize("mode", ["constant", "hann", "wu_bump"])
+@pytest.mark.parametrize("mode", ["constant", "hann", "nnunet_gaussian", "wu_bump"])
 def test_highest_weight_is_exact_without_a_floor(mode):
     shape, patch_size = (9, 11, 13), (4, 5, 6)
     grid = PatchGrid.regular(shape, patch_size, 0.5)

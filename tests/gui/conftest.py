@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from qtpy.QtCore import QThreadPool
+from qtpy.QtCore import QSettings, QThreadPool
 
 import networks
 
@@ -18,6 +18,14 @@ def _fresh_networks():
     networks.let_through(10_000)
     assert QThreadPool.globalInstance().waitForDone(30_000)
     networks.reset()
+
+
+@pytest.fixture(autouse=True)
+def _own_memory(tmp_path):
+    """Remember checkpoints in a folder of the test, not among the user's own."""
+    QSettings.setPath(
+        QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings")
+    )
 
 
 @pytest.fixture

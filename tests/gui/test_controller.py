@@ -14,6 +14,7 @@ import networks
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError
 from napari_seamless.gui.controller import Controller
+from napari_seamless.gui.opening import Choice
 from napari_seamless.gui.request import Request
 from napari_seamless.gui.worker import Ended
 
@@ -105,13 +106,15 @@ def stage(checkpoint_of, volume):
     """A controller, its form, viewer and background."""
     viewer = ViewerModel()
     image = viewer.add_layer(Image(volume, name="volume", scale=(3, 1, 1)))
-    form = FakeForm(Request(image, checkpoint_of(networks.Doubled), "networks:Doubled", {}, CONFIG))
+    form = FakeForm(
+        Request(image, Choice(checkpoint_of(networks.Doubled), "networks:Doubled"), CONFIG)
+    )
     background = Background()
 
     def at_once(task, done) -> None:
         done(task())
 
-    controller = Controller(viewer, form, background.start, at_once)
+    controller = Controller(viewer, form, start=background.start, start_task=at_once)
     yield Stage(controller, form, viewer, background)
     controller.close()
     assert not progress._all_instances
@@ -314,8 +317,8 @@ def test_labels_chosen_later_are_compared_and_those_of_another_shape_refused(sta
 
 def test_the_grid_of_a_network_that_crops_is_shown_from_its_first_batch_on(stage, volume):
     controller, form, viewer, background = stage
-    checkpoint = form.request().checkpoint  # both networks have the same weights
-    form.ask_for(Request(viewer.layers[0], checkpoint, "networks:Cropping", {}, CONFIG))
+    checkpoint = form.request().choice.path  # both networks have the same weights
+    form.ask_for(Request(viewer.layers[0], Choice(checkpoint, "networks:Cropping"), CONFIG))
     form.overlays = {"coverage"}
     controller.run()
     background.deliver(1)

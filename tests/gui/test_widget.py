@@ -29,21 +29,24 @@ def test_the_form_says_what_is_missing_as_one_types(session_over, checkpoint_of,
     assert not session.widget.run_button.enabled
 
     session.widget.checkpoint.value = tmp_path / "absent.pt"
+    session.wait_for(lambda: "no such checkpoint" in session.status)
     assert "absent.pt" in session.status
+    assert not session.widget.run_button.enabled
     web_page = tmp_path / "page.pt"
     web_page.write_text("<!DOCTYPE html><html></html>")
     session.widget.checkpoint.value = web_page
-    assert "web page" in session.status
+    session.wait_for(lambda: "web page" in session.status)
     assert not session.widget.architecture.visible
 
     session.widget.checkpoint.value = checkpoint_of(networks.Doubled)
-    assert "architecture" in session.status
+    assert session.status == "Reading Doubled.pt …"
     assert session.widget.architecture.visible
+    session.wait_for(lambda: "give architecture" in session.status)
     session.widget.architecture.value = "networks:Doubled"
     session.widget.arguments.value = "{oops"
     assert "not JSON" in session.status
     session.widget.arguments.value = "{}"
-    assert session.status == "Ready"
+    session.wait_for(lambda: session.status == "Ready")
     assert session.widget.run_button.enabled
 
 
@@ -57,7 +60,7 @@ def test_labels_of_another_shape_are_refused_before_the_run(session_over, checkp
     assert "(12, 40, 40)" in session.status
     assert not session.widget.run_button.enabled
     session.widget.truth.value = None
-    assert session.status == "Ready"
+    session.wait_for(lambda: session.status == "Ready")
 
 
 def test_an_overlap_of_one_is_refused_by_the_field(session_over, volume):
@@ -93,8 +96,11 @@ def test_what_only_opening_can_tell_ends_in_one_line(
 
     assert message in line
     assert "\n" not in line
-    assert session.widget.run_button.enabled
     assert session.live is None
+    session.wait_for(lambda: message in session.status and session.widget.architecture.enabled)
+    assert not session.widget.run_button.enabled
+    session.widget.architecture.value = "networks:Doubled"
+    session.wait_for(lambda: session.widget.run_button.enabled and session.status == "Ready")
 
 
 def test_nan_in_the_image_names_the_place(session_over, checkpoint_of, volume):

@@ -31,7 +31,14 @@ from napari_seamless.engine.variants import COMBINATIONS
 from napari_seamless.engine.windows import WINDOWS, build_window
 
 Blending = Literal[
-    "gaussian", "bump", "constant", "hann", "monai_gaussian", "wu_bump", "distance_transform"
+    "gaussian",
+    "bump",
+    "constant",
+    "hann",
+    "monai_gaussian",
+    "nnunet_gaussian",
+    "wu_bump",
+    "distance_transform",
 ]
 Normalization = Literal["none", "dtype", "minmax", "percentile", "zscore", "fixed"]
 Padding = Literal["reflect", "edge", "constant"]
@@ -80,7 +87,7 @@ class InferenceConfig(BaseModel):
     """What fills a patch and its halo outside the volume (constant is 0)."""
     blending: Blending = "gaussian"
     """Window that weights each patch before it is added: gaussian, bump, constant, hann,
-    monai_gaussian, wu_bump or distance_transform.
+    monai_gaussian, nnunet_gaussian, wu_bump or distance_transform.
     """
     blending_arguments: Mapping[str, Any] = Field(default_factory=dict)
     """Arguments of the window, for example `{"sigma": 0.3}`."""

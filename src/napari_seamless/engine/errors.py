@@ -5,6 +5,7 @@
     │   ├── ConfigError        a setting; a ValueError
     │   ├── SourceError        the volume to read; an OSError and a ValueError
     │   ├── ModelError         the checkpoint or network; an OSError and a ValueError
+    │   │   ├── UntrustedError it would run code from the checkpoint
     │   │   └── ModelCallError its first batch failed; a RuntimeError too
     │   └── OutputError        where to write; an OSError and a ValueError
     └── RunFailedError         it broke while running                     (exit code 1)
@@ -36,6 +37,10 @@ class SourceError(UnusableInputError, OSError, ValueError):
 
 class ModelError(UnusableInputError, OSError, ValueError):
     """A checkpoint cannot be opened, or its network does not fit the input."""
+
+
+class UntrustedError(ModelError):
+    """A checkpoint can be opened only by running code that it brings, which needs trust."""
 
 
 class ModelCallError(ModelError, RuntimeError):

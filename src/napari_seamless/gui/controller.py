@@ -20,6 +20,7 @@ from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import SeamlessError, one_line
 from napari_seamless.gui.export import export_metadata, write_volume
 from napari_seamless.gui.live_layer import METADATA_KEY, REFRESH_MS, LiveLayer
+from napari_seamless.gui.opening import Opener
 from napari_seamless.gui.overlays import Overlays, Subject, planned, running
 from napari_seamless.gui.request import Request, open_run, source_of
 from napari_seamless.gui.scores import scores_of
@@ -84,10 +85,14 @@ class Controller:
         Its layers are read and added to.
     form : Form
         The view.
+    opener : Opener, optional
+        Opens checkpoints.
     start, start_task : callable
         Do work in the background; see `start_worker` and `start_task`.
     """
 
+    opened = Signal()
+    """The checkpoint of a run is open, and everything checked."""
     progressed = Signal(int, int)
     """Patches done, and in all; after the layer was told."""
     ended = Signal(str)
@@ -99,11 +104,13 @@ class Controller:
         self,
         viewer: ViewerModel,
         form: Form,
+        opener: Opener | None = None,
         start: Callable[[RunStream, Callable[[Message], None]], None] = start_worker,
         start_task: Callable[[Task, Callable[[Any], None]], None] = start_task,
     ) -> None:
         self._viewer = viewer
         self._form = form
+        self._opener = opener or Opener()
         self._start = start
         self._start_task = start_task
         self._generation = 0
@@ -156,12 +163,12 @@ class Controller:
         self._generation += 1
         self._request, self._run, self._subject, self._live = request, None, None, None
         self._stream = RunStream(
-            partial(open_run, request, source, shown_box(self._viewer, request.image))
+            partial(open_run, request, self._opener, source, shown_box(self._viewer, request.image))
         )
         self._paused = self._is_dismissed = False
         self._form.set_state("opening")
         self._form.show_scores({})
-        self._form.say(f"Opening {request.checkpoint.name} …")
+        self._form.say(f"Opening {request.choice.path.name} …")
         self._start(self._stream, partial(self._receive, self._generation))
 
     def toggle_pause(self) -> None:
@@ -294,6 +301,7 @@ class Controller:
         self._form.say(f"Running {run.total} patches on {run.plan.device}")
         self._focus_on_view()
         self.update_overlays()
+        self.opened.emit()
 
     def _blended(self, event: "Event") -> None:
         if self._run is None or self._request is None or self._is_dismissed:

@@ -1,9 +1,7 @@
 """What the form asks for, and how it becomes a run."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Image
 
@@ -11,6 +9,7 @@ from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import SourceError
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import ArraySource
+from napari_seamless.gui.opening import Choice, Opener
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
     from napari_seamless.engine.run import Run
@@ -24,20 +23,14 @@ class Request:
     ----------
     image : Image
         Layer to predict from: (Y, X), (Z, Y, X) or (C, Z, Y, X).
-    checkpoint : Path
-        TorchScript, or a state dict with `architecture` and `arguments`.
-    architecture : str or None
-        "module.path:Class".
-    arguments : mapping or None
-        Of the architecture.
+    choice : Choice
+        The checkpoint.
     config : InferenceConfig
         The settings.
     """
 
     image: Image
-    checkpoint: Path
-    architecture: str | None
-    arguments: Mapping[str, Any] | None
+    choice: Choice
     config: InferenceConfig
 
 
@@ -58,12 +51,10 @@ def source_of(image: Image) -> ArraySource:
     return ArraySource(data, name=f"layer {image.name!r}")
 
 
-def open_run(request: Request, source: ArraySource, focus: Box | None) -> "Run":
+def open_run(request: Request, opener: Opener, source: ArraySource, focus: Box | None) -> "Run":
     """Load the checkpoint and check everything; slow the first time, when torch is loaded."""
     from napari_seamless.inference import InferenceRun
-    from napari_seamless.models import load_model
 
-    model = load_model(request.checkpoint, request.architecture, request.arguments)
-    run = InferenceRun(source, model, request.config)
+    run = InferenceRun(source, opener.model(request.choice), request.config)
     run.focus(focus)
     return run

@@ -3,42 +3,33 @@
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import napari
-from magicgui.types import FileDialogMode
-from magicgui.widgets import (
-    CheckBox,
-    ComboBox,
-    Container,
-    FileEdit,
-    FloatSpinBox,
-    Label,
-    LineEdit,
-    ProgressBar,
-    PushButton,
-    SpinBox,
-    TupleEdit,
-    Widget,
-)
+from magicgui.widgets import Container, FileEdit, Label, ProgressBar, TupleEdit
 from napari.layers import Image, Labels
-from qtpy.QtWidgets import QFileDialog, QLabel, QSizePolicy
+from qtpy.QtWidgets import QFileDialog, QSizePolicy
 
-from napari_seamless.engine.config import (
-    ACTIVATIONS,
-    TTA_CHOICES,
-    Blending,
-    InferenceConfig,
-    Normalization,
-    json_object,
-)
+from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, ModelError, SeamlessError, one_line
+from napari_seamless.gui.checkpoint_form import CheckpointForm
 from napari_seamless.gui.controller import Controller, State
-from napari_seamless.gui.overlays import OVERLAY_KEY
+from napari_seamless.gui.fields import (
+    align_labels,
+    controls,
+    inputs,
+    labels_choice,
+    overlay_boxes,
+    row,
+)
+from napari_seamless.gui.file_settings import FileSettings
+from napari_seamless.gui.opening import Opener, Reading
+from napari_seamless.gui.recent import RecentCheckpoints
 from napari_seamless.gui.request import Request, source_of
 from napari_seamless.gui.scores import check_labels
 from napari_seamless.metrics import METRIC_NAMES
-from napari_seamless.models import sniff_format
+from napari_seamless.models.sniff import FORMATS_TEXT
+from napari_seamless.models.suitability import unsuitable
 
 _PROBLEM = "color: #ff8a80;"
 _OVERLAYS = ("weights", "coverage", "grid")
@@ -55,30 +46,37 @@ class BlendedInference(Container):
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        self._inputs = _inputs(napari_viewer)
+        opener = Opener()
+        self._model = CheckpointForm(opener, RecentCheckpoints())
+        image, *settings = inputs(napari_viewer)
+        *checkpoint, report = self._model.fields
+        self._inputs = [image, *checkpoint, *settings]
+        self._file_settings = FileSettings({field.name: field for field in settings})
         self._bar = ProgressBar(name="progress", visible=False)
         self._status = Label(name="status")
-        self._truth = _labels_choice(napari_viewer)
+        self._truth = labels_choice(napari_viewer)
         self._scores = Label(name="scores", visible=False)
         for lines in (self._status, self._scores):
             lines.native.setWordWrap(True)
             lines.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.extend(
             [
-                *self._inputs,
+                image,
+                *checkpoint,
+                report,
+                *settings,
                 self._truth,
-                _controls(),
-                _overlay_boxes(),
-                _row(self._bar),
-                _row(self._status),
-                _row(self._scores),
+                controls(),
+                overlay_boxes(),
+                row(self._bar),
+                row(self._status),
+                row(self._scores),
             ]
         )
-        _align_labels(self)
+        align_labels(self)
         self._busy = False
-        self._controller = Controller(napari_viewer, self)
+        self._controller = Controller(napari_viewer, self, opener)
         self._connect()
-        self._fit_checkpoint()
         self._validate()
 
     def __getattr__(self, name: str) -> Any:
@@ -100,19 +98,12 @@ class BlendedInference(Container):
     def request(self) -> Request:
         """Return what is asked for, or raise a SeamlessError that says what cannot work."""
         image, config = self.plan()
-        checkpoint = Path(self.checkpoint.value)
-        if not self._has_checkpoint():
-            raise ModelError("Choose a checkpoint: TorchScript, or a state dict (.pt, .pth)")
-        architecture = arguments = None
-        if sniff_format(checkpoint) == "torch_save":
-            architecture = self.architecture.value.strip() or None
-            if architecture is None:
-                raise ModelError(
-                    "This checkpoint is a state dict: name its architecture, "
-                    "for example monai.networks.nets:UNet"
-                )
-            arguments = json_object(self.arguments.value or "{}", "arguments")
-        return Request(image, checkpoint, architecture, arguments, config)
+        choice = self._model.choice()
+        if choice is None:
+            raise ModelError(f"Choose a checkpoint: {FORMATS_TEXT}")
+        if self._model.reading is not None:
+            _check(self._model.reading, config, image)
+        return Request(image, choice, config)
 
     def plan(self) -> tuple[Image, InferenceConfig]:
         """Return the image and the settings, or raise a SeamlessError."""
@@ -122,11 +113,7 @@ class BlendedInference(Container):
         truth = self.chosen_labels()
         if truth is not None:
             check_labels(truth, source)
-        config = InferenceConfig(
-            patch_size=tuple(self.patch_size.value),
-            **{name: getattr(self, name).value for name in _SETTINGS},
-        )
-        return self.image.value, config
+        return self.image.value, InferenceConfig(**self._file_settings.values())
 
     def wanted_overlays(self) -> set[str]:
         """Return which overlays are switched on."""
@@ -186,7 +173,8 @@ class BlendedInference(Container):
     def reset_choices(self, *args: Any) -> None:
         """Follow the viewer's layers: napari calls this when they change."""
         before = self.image.value
-        super().reset_choices(*args)
+        for field in (self.image, self._truth):  # the others' choices are no layers
+            field.reset_choices()
         if self.image.value is not before:  # magicgui is silent when the last choice goes
             self._validate()
             self._controller.plan_changed()
@@ -204,32 +192,35 @@ class BlendedInference(Container):
             field.changed.connect(self._validate)
         for name in ("image", "patch_size", "overlap", "blending"):
             getattr(self, name).changed.connect(self._controller.plan_changed)
-        self.checkpoint.changed.connect(self._fit_checkpoint)
-        self.native.destroyed.connect(self._controller.close)
+        self._model.chosen.connect(self._file_settings.forget)
+        self._model.settings_found.connect(self._take_settings)
+        self._model.edited.connect(self._validate)
+        self._controller.opened.connect(self._model.remember)
+        self.native.destroyed.connect(self._close)
         self.native_parent_changed.connect(self._close_if_removed)
 
     def _close_if_removed(self) -> None:
         """End everything when the dock is closed: napari takes the widget out and keeps it."""
         if self.native.parent() is None:
-            self._controller.close()
+            self._close()
 
-    def _has_checkpoint(self) -> bool:
-        return Path(self.checkpoint.value) != Path()
+    def _close(self) -> None:
+        self._model.close()
+        self._controller.close()
 
-    def _fit_checkpoint(self) -> None:
-        """Ask for an architecture only where the checkpoint needs one."""
-        try:
-            bare = self._has_checkpoint() and sniff_format(self.checkpoint.value) == "torch_save"
-        except SeamlessError:
-            bare = False  # `_validate` says what is wrong
-        self.architecture.visible = self.arguments.visible = bare
+    def _take_settings(self, settings: dict[str, Any]) -> None:
+        """Fill in what the checkpoint knows, unless a run is using the form."""
+        if not self._busy:
+            self._file_settings.take(settings)
+            align_labels(self)
 
     def _validate(self) -> None:
         """Say at once whether what the form asks for can work."""
         if self._busy:
             return
         problem = self._problem()
-        self.say(problem or "Ready", problem=problem is not None)
+        ready = f"Reading {self._model.file_name} …" if self._model.is_reading else "Ready"
+        self.say(problem or ready, problem=problem is not None)
         self.run_button.enabled = problem is None
 
     def _problem(self) -> str | None:
@@ -241,128 +232,10 @@ class BlendedInference(Container):
         return None
 
 
-_SETTINGS = (
-    "overlap",
-    "blending",
-    "activation",
-    "normalization",
-    "tta",
-    "batch_size",
-    "device",
-)
-
-
-def _inputs(viewer: "napari.viewer.Viewer") -> list[Any]:
-    """Return the fields that decide a run, in the order of the form."""
-    return [
-        ComboBox(
-            name="image",
-            choices=lambda box: _images(viewer),
-            tooltip="Layer to predict: (Y, X), (Z, Y, X) or (C, Z, Y, X)",
-        ),
-        FileEdit(
-            name="checkpoint",
-            mode=FileDialogMode.EXISTING_FILE,
-            filter="Checkpoints (*.pt *.pth *.ts);;All files (*)",
-            tooltip="TorchScript, or a state dict with its architecture",
-        ),
-        LineEdit(
-            name="architecture",
-            tooltip="Network of a state dict: module.path:Class",
-        ),
-        LineEdit(name="arguments", value="{}", tooltip="Arguments of the network, as JSON"),
-        TupleEdit(
-            name="patch_size",
-            value=(8, 128, 128),
-            options={"min": 1, "max": 4096},
-            tooltip="Voxels of one model input (Z, Y, X)",
-        ),
-        FloatSpinBox(
-            name="overlap",
-            value=0.5,
-            min=0,
-            max=0.99,
-            step=0.05,
-            tooltip="Share of a patch that its neighbour also covers",
-        ),
-        ComboBox(
-            name="blending",
-            choices=get_args(Blending),
-            value="gaussian",
-            tooltip="Window that weights each patch",
-        ),
-        SpinBox(
-            name="batch_size", value=4, min=1, max=1024, tooltip="Patches per call of the network"
-        ),
-        ComboBox(
-            name="device",
-            choices=("auto", "cpu", "cuda", "mps"),
-            tooltip="Where the network runs; auto takes a GPU if there is one",
-        ),
-        ComboBox(
-            name="activation",
-            choices=ACTIVATIONS,
-            value="sigmoid",
-            tooltip="Applied to each patch before blending",
-        ),
-        ComboBox(
-            name="normalization",
-            choices=[name for name in get_args(Normalization) if name != "fixed"],
-            value="dtype",
-            tooltip="dtype: unsigned integers are divided by their largest value; "
-            "others use statistics of the whole image",
-        ),
-        ComboBox(
-            name="tta",
-            label="TTA",
-            choices=TTA_CHOICES,
-            tooltip="Test-time augmentation: flips along axes and turns in a plane, averaged",
-        ),
-    ]
-
-
-def _images(viewer: "napari.viewer.Viewer") -> list[Image]:
-    """Return the image layers of a viewer, without the overlays."""
-    images = [layer for layer in viewer.layers if isinstance(layer, Image)]
-    return [image for image in images if OVERLAY_KEY not in image.metadata]
-
-
-def _labels_choice(viewer: "napari.viewer.Viewer") -> ComboBox:
-    return ComboBox(
-        name="truth",
-        label="labels",
-        choices=lambda box: [layer for layer in viewer.layers if isinstance(layer, Labels)],
-        nullable=True,
-        tooltip="Labels layer to score the prediction against, foreground where not 0",
-    )
-
-
-def _controls() -> Container:
-    return _row(
-        PushButton(name="run_button", text="Run", tooltip="Predict the whole image"),
-        PushButton(name="pause_button", text="Pause", enabled=False, tooltip="Pause or continue"),
-        PushButton(
-            name="cancel_button", text="Cancel", enabled=False, tooltip="Stop; keep what is done"
-        ),
-        PushButton(name="export_button", text="Export…", tooltip="Write the layer to a file"),
-    )
-
-
-def _overlay_boxes() -> Container:
-    return _row(
-        CheckBox(name="show_weights", text="Weights", tooltip="Blending weights so far"),
-        CheckBox(name="show_coverage", text="Coverage", tooltip="Patches per voxel so far"),
-        CheckBox(name="show_grid", text="Grid", tooltip="Where patches meet"),
-    )
-
-
-def _row(*widgets: Widget) -> Container:
-    return Container(widgets=widgets, layout="horizontal", labels=False, label="")
-
-
-def _align_labels(form: Container) -> None:
-    """Give all labels one width; magicgui's own measure leaves out the style's larger font."""
-    labels = form.native.findChildren(QLabel)
-    width = round(1.2 * max(label.sizeHint().width() for label in labels))
-    for label in labels:
-        label.setMinimumWidth(width)
+def _check(reading: Reading, config: InferenceConfig, image: Image) -> None:
+    """Raise a ModelError if what was found in the checkpoint cannot be run as asked."""
+    problem = reading.problem
+    if problem is None and reading.report is not None:
+        problem = unsuitable(reading.report, config, source_of(image))
+    if problem is not None:
+        raise ModelError(problem)

@@ -4,18 +4,22 @@ Importing this package does not import torch; loading does.
 """
 
 from napari_seamless.models.checkpoint import (
+    Checkpoint,
     LoadedModel,
     inspect_checkpoint,
     load_model,
+    read_checkpoint,
 )
 from napari_seamless.models.report import MismatchError, ModelReport
 from napari_seamless.models.sniff import sniff_format
 
 __all__ = [
+    "Checkpoint",
     "LoadedModel",
     "MismatchError",
     "ModelReport",
     "inspect_checkpoint",
     "load_model",
+    "read_checkpoint",
     "sniff_format",
 ]

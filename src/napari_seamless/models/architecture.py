@@ -1,27 +1,41 @@
-"""A network from its class and arguments, for state dicts, which do not say how it is built."""
+"""A network from its name and arguments, for state dicts, which do not say how it is built.
 
-import difflib
-import importlib
+Importing this module does not import torch; building does.
+"""
+
 from collections.abc import Mapping
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from napari_seamless.engine.errors import ModelError
+from napari_seamless.models import connectomics
+from napari_seamless.models.classes import EXAMPLE, find, imported, made, meant, split
+from napari_seamless.models.names import MONAI_NETWORKS, names
+from napari_seamless.models.parameters import Parameter, parameters_of_class
 
-from napari_seamless.engine.errors import ModelError, one_line
+if TYPE_CHECKING:
+    from torch import nn
 
-EXAMPLE = "monai.networks.nets:UNet"
+__all__ = ["Parameter", "build", "names", "parameters_of", "resolve"]
+
+_MONAI = "monai.networks.nets"
+_OF_MONAI = "monai."
+_OF_CONNECTOMICS = "connectomics."
 
 
-def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build(architecture: str, arguments: Mapping[str, Any], *, trust: bool = False) -> "nn.Module":
     """Return a network with random weights.
 
     Parameters
     ----------
     architecture : str
-        "module.path:Class"; a function that returns a network will do.
+        "module.path:Class"; the name of a network of MONAI, "UNet" or "monai.UNet"; or a name that
+        PyTorch Connectomics uses, "monai_unet".
     arguments : mapping
-        What it is called with, by name.
+        What the class is called with, by name. For PyTorch Connectomics also the part `model` of
+        its configuration.
+    trust : bool
+        Whether a function, which could do anything, may be called in place of a class that derives
+        from torch.nn.Module. Python's own modules never are.
 
     Returns
     -------
@@ -30,63 +44,111 @@ def build(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     Raises
     ------
     ModelError
-        If there is no such class, it refuses the arguments, or it makes no network.
+        If there is no such class, it may not be called, it refuses the arguments, or it makes no
+        network.
     """
-    module_name, _, name = architecture.partition(":")
-    if not module_name or not name or ":" in name:
-        raise ModelError(
-            f"architecture {architecture!r} must be MODULE:CLASS, for example {EXAMPLE}"
-        )
     if not isinstance(arguments, Mapping):
         raise ModelError(
             f"arguments {arguments!r} must be a mapping of names to values, "
             'for example {"in_channels": 1}'
         )
-    module = _import(module_name, architecture)
-    try:
-        make = getattr(module, name)
-    except AttributeError:
-        raise ModelError(_no_such_class(module, name, architecture)) from None
-    try:
-        network = make(**arguments)
-    except Exception as error:  # a class may raise anything; all of it is passed on
+    resolved = resolve(architecture)
+    if ":" not in resolved:
+        return connectomics.build(resolved, arguments)
+    return made(find(resolved, architecture, trust), arguments, architecture)
+
+
+def resolve(architecture: str) -> str:
+    """Return the full name of an architecture.
+
+    The networks of MONAI that a form offers are known without importing it.
+
+    Parameters
+    ----------
+    architecture : str
+        As in `build`; upper and lower case matter only where names differ in nothing else.
+
+    Returns
+    -------
+    str
+        "module:Class", or a name of PyTorch Connectomics.
+
+    Raises
+    ------
+    ModelError
+        If there is none of this name.
+    """
+    architecture = architecture.strip()
+    if ":" in architecture or not architecture:
+        return ":".join(split(architecture))
+    lower = architecture.lower()
+    if architecture in connectomics.NAMES:
+        return architecture
+    if architecture in MONAI_NETWORKS:
+        return f"{_MONAI}:{architecture}"
+    if lower.startswith(_OF_MONAI):
+        return _of_monai(architecture[len(_OF_MONAI) :], architecture)
+    if lower.removeprefix(_OF_CONNECTOMICS) in connectomics.NAMES:
+        return lower.removeprefix(_OF_CONNECTOMICS)
+    return _of_monai(architecture, architecture)
+
+
+def parameters_of(architecture: str) -> tuple[Parameter, ...]:
+    """Return what an architecture can be called with, for a form.
+
+    Parameters that no JSON can say (a class, a function) and that need not be given are left out.
+
+    Parameters
+    ----------
+    architecture : str
+        As in `build`.
+
+    Raises
+    ------
+    ModelError
+        If there is no such class, or it is a function.
+    """
+    resolved = resolve(architecture)
+    if ":" not in resolved:
+        return connectomics.parameters_of(resolved)
+    return parameters_of_class(find(resolved, architecture))
+
+
+def _of_monai(name: str, architecture: str) -> str:
+    """Return the full name of a network of MONAI, whatever its case."""
+    known = [each for each in MONAI_NETWORKS if each.lower() == name.lower()]
+    if not known:
+        known = _all_of_monai(name, architecture)
+    if len(known) == 1:
+        return f"{_MONAI}:{known[0]}"
+    if known:
         raise ModelError(
-            f"architecture {architecture} refuses the arguments {dict(arguments)}: "
-            f"{type(error).__name__}: {one_line(error)}"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise ModelError(
-            f"architecture {architecture} makes a {type(network).__name__}; "
-            "it must make a torch.nn.Module"
+            f"architecture {architecture!r} could be {' or '.join(known)}; spell it as MONAI does"
         )
-    return network
-
-
-def _import(name: str, architecture: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModelError(_not_installed(name, architecture, error.name or name)) from error
-    except Exception as error:  # importing runs the module, which may raise anything
+    if "." in name:
+        module, _, last = architecture.rpartition(".")
         raise ModelError(
-            f"architecture {architecture}: importing {name} failed: "
-            f"{type(error).__name__}: {one_line(error)}"
-        ) from error
-
-
-def _not_installed(name: str, architecture: str, missing: str) -> str:
-    package = name.partition(".")[0]
-    wanted = missing.partition(".")[0]
-    if missing != package and wanted == package:
-        return f"architecture {architecture}: {package} is installed, but has no module {missing}"
-    needed = "" if wanted == package else f" and {package} needs it"
-    return (
-        f"architecture {architecture}: the package {wanted} is not installed{needed}; "
-        f"pip install {wanted}, or put the folder it is in on PYTHONPATH"
+            f"architecture {architecture!r} must be MODULE:CLASS; did you mean {module}:{last}?"
+        )
+    remedy = meant(name, connectomics.NAMES + names())
+    raise ModelError(
+        f"architecture {architecture!r} is no network of MONAI and no name that PyTorch "
+        f"Connectomics uses; {remedy or 'for any other'} {'else ' if remedy else ''}"
+        f"give MODULE:CLASS, for example {EXAMPLE}"
     )
 
 
-def _no_such_class(module: ModuleType, name: str, architecture: str) -> str:
-    close = difflib.get_close_matches(name, dir(module), n=3, cutoff=0.5)
-    meant = f"; did you mean {' or '.join(close)}?" if close else "; check its spelling"
-    return f"architecture {architecture}: {module.__name__} has no {name}{meant}"
+def _all_of_monai(name: str, architecture: str) -> list[str]:
+    """Return the classes of MONAI of some name, by the names that they give themselves."""
+    from torch import nn
+
+    nets = imported(_MONAI, repr(architecture))
+    exact = getattr(nets, name, None)
+    alike = [exact] if isinstance(exact, type) else []
+    alike = alike or [each for key, each in vars(nets).items() if key.lower() == name.lower()]
+    found = {
+        each.__name__: each
+        for each in alike
+        if isinstance(each, type) and issubclass(each, nn.Module)
+    }
+    return [key for key, each in found.items() if getattr(nets, key, None) is each]

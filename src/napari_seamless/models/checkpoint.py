@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import ModelError
+from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models.opened import Opened, Wanted
 from napari_seamless.models.report import MismatchError, ModelReport
 from napari_seamless.models.sniff import sniff_format, whole_of
@@ -59,6 +59,65 @@ class LoadedModel:
         return InferenceConfig(**{**self.report.settings, **settings})
 
 
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What is in a checkpoint, whether it can be run or not.
+
+    Attributes
+    ----------
+    module : torch.nn.Module or None
+        The network, if it is known how it is built and everything fits.
+    report : ModelReport
+        What was found.
+    """
+
+    module: torch.nn.Module | None
+    report: ModelReport
+
+    def model(self) -> LoadedModel:
+        """Return the network ready to run.
+
+        Raises
+        ------
+        MismatchError
+            If any tensor is missing, unexpected or of another shape.
+        UntrustedError
+            If the network can be built only by running code that the file brings.
+        ModelError
+            If it is not known how the network is built, or its weights are not finite.
+        """
+        report = self.report
+        if report.misfits:
+            raise MismatchError(report)
+        if self.module is None and report.architecture and report.refused:
+            raise UntrustedError(
+                f"{report.path} would run {', '.join(report.refused)}, which was refused: give "
+                "architecture and arguments, or say that you trust the file (--trust)"
+            )
+        if self.module is None:
+            raise ModelError(
+                f"{report.path} is a {report.format} of {report.tensors} tensors, which does not "
+                "say how its network is built: give architecture and arguments, for example "
+                "architecture='monai.networks.nets:UNet', arguments={'spatial_dims': 3, "
+                "'in_channels': 1, ...}"
+            )
+        if report.non_finite:
+            raise ModelError(
+                f"{report.path} holds weights that are NaN or infinite "
+                f"({', '.join(report.non_finite[:3])}); take a checkpoint from before its training "
+                "diverged"
+            )
+        return LoadedModel(self.module.eval(), report)
+
+    def probed(self) -> ModelReport:
+        """Return the report, with what the network, if there is one, does with small inputs."""
+        from napari_seamless.models.probe import probe
+
+        if self.module is None:
+            return self.report
+        return replace(self.report, probe=probe(self.module.eval(), self.report))
+
+
 def load_model(
     path: str | Path,
     architecture: str | None = None,
@@ -103,21 +162,7 @@ def load_model(
     --------
     >>> load_model("net.pt", "monai.networks.nets:UNet", {"in_channels": 1})    # doctest: +SKIP
     """
-    module, report = _open(path, architecture, arguments, trust, weights)
-    if report.misfits:
-        raise MismatchError(report)
-    if module is None:
-        raise ModelError(
-            f"{path} is a {report.format} of {report.tensors} tensors, which does not say how its "
-            "network is built: give architecture and arguments, for example architecture="
-            "'monai.networks.nets:UNet', arguments={'spatial_dims': 3, 'in_channels': 1, ...}"
-        )
-    if report.non_finite:
-        raise ModelError(
-            f"{path} holds weights that are NaN or infinite "
-            f"({', '.join(report.non_finite[:3])}); give a checkpoint from before training diverged"
-        )
-    return LoadedModel(module.eval(), report)
+    return read_checkpoint(path, architecture, arguments, trust=trust, weights=weights).model()
 
 
 def inspect_checkpoint(
@@ -147,20 +192,33 @@ def inspect_checkpoint(
     ModelError
         If there is no such file, it is no such checkpoint, or the network cannot be built.
     """
-    from napari_seamless.models.probe import probe
-
-    module, report = _open(path, architecture, arguments, trust, weights)
-    return report if module is None else replace(report, probe=probe(module.eval(), report))
+    return read_checkpoint(path, architecture, arguments, trust=trust, weights=weights).probed()
 
 
-def _open(
+def read_checkpoint(
     path: str | Path,
-    architecture: str | None,
-    arguments: Mapping[str, Any] | None,
-    trust: bool,
-    weights: str | None,
-) -> tuple[torch.nn.Module | None, ModelReport]:
-    """Return the network, if it is known and everything fits, and the report."""
+    architecture: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    trust: bool = False,
+    weights: str | None = None,
+) -> Checkpoint:
+    """Return what is in a checkpoint, whether it can be run or not.
+
+    Parameters
+    ----------
+    path, architecture, arguments, trust, weights
+        As in `load_model`.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, it is no such checkpoint, or the network cannot be built.
+    """
     from napari_seamless.models.examine import examined
 
     wanted = Wanted(
@@ -168,7 +226,7 @@ def _open(
     )
     opened = _opened(wanted)
     report = ModelReport(path=str(path), sha256=_sha256(wanted.path), **examined(opened))
-    return opened.module, report
+    return Checkpoint(opened.module, report)
 
 
 def _opened(wanted: Wanted) -> Opened:

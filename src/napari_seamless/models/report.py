@@ -1,15 +1,56 @@
-"""What was found in a checkpoint, in words and as JSON; no torch in here."""
+"""What was found in a checkpoint, and which inputs its network takes; no torch in here."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from napari_seamless.engine.errors import ModelError
+from napari_seamless.models import wording
 from napari_seamless.models.opened import Origin, Shape
 
 _NAMES_SHOWN = 3
+_AXES = "zyx"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that a network takes along one axis.
+
+    Attributes
+    ----------
+    first : int
+        A size that works.
+    step : int
+        So do sizes that differ from it by a multiple of this; 0 if no other size works.
+    """
+
+    first: int
+    step: int
+
+    @property
+    def allowed(self) -> str:
+        """Which sizes work, in words."""
+        if self.step == 0:
+            return f"only {self.first}"
+        if self.step == 1:
+            return "any"
+        base = "" if self.first % self.step == 0 else f"{self.first} plus "
+        return f"{base}multiples of {self.step}"
+
+    def problem(self, size: int) -> str | None:
+        """Say why a size does not work and which do, or return None if it does."""
+        if self.step == 0:
+            is_only = size == self.first
+            return None if is_only else f"is not {self.first}, the only size that it takes"
+        beyond = (size - self.first) % self.step
+        if beyond == 0:
+            return None
+        below, above = size - beyond, max(self.first, size - beyond + self.step)
+        base = "no" if self.first % self.step == 0 else f"not {self.first} plus a"
+        # nothing is known of sizes below the first one that was seen to work
+        choice = f"{below} or {above}" if below >= self.first else f"{above}"
+        return f"is {base} multiple of {self.step}, choose {choice}"
 
 
 @dataclass(frozen=True)
@@ -18,12 +59,13 @@ class Probe:
 
     Attributes
     ----------
-    spatial_dims : int
-        2 or 3.
-    in_channels, out_channels : int
+    spatial_dims : int or None
+        2 or 3; None if it took no input that was tried.
+    in_channels, out_channels : int or None
         Channels that it takes and gives; of several heads the first one's.
     multiples : tuple of int
         The smallest step, per axis (Z, Y, X) or (Y, X), by which the size of the input may grow.
+        The size itself along an axis where it is `fixed`; 0 where the step was not found out.
     input_size, output_size : tuple of int
         What came out (voxels per axis, of the first head) for what went in.
     heads : mapping of str to int
@@ -31,18 +73,33 @@ class Probe:
     seconds : float
         How long all trials took.
     note : str
-        What could not be found out and why, or "".
+        What could not be found out and why, and what else there is to know, or "".
+    fixed : tuple of bool
+        Whether no size but that of `input_size` works, per axis.
+    faults : tuple of str
+        What should not be: NaN, an output that differs from call to call, a line each.
     """
 
-    spatial_dims: int
-    in_channels: int
-    out_channels: int
+    spatial_dims: int | None
+    in_channels: int | None
+    out_channels: int | None
     multiples: tuple[int, ...]
     input_size: tuple[int, ...]
     output_size: tuple[int, ...]
     heads: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     note: str = ""
+    fixed: tuple[bool, ...] = ()
+    faults: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[Sizes | None, ...]:
+        """The sizes that work along each axis; None where that was not found out."""
+        fixed = self.fixed or (False,) * len(self.multiples)
+        return tuple(
+            Sizes(first, 0 if is_fixed else step) if step else None
+            for first, step, is_fixed in zip(self.input_size, self.multiples, fixed, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -122,16 +179,72 @@ class ModelReport:
     @property
     def in_channels(self) -> int | None:
         """Channels of the input, as far as file, arguments or probe say."""
-        if self.probe is not None:
+        if self.probe is not None and self.probe.in_channels is not None:
             return self.probe.in_channels
         if self.input_shape is not None and self.input_shape[1] is not None:
             return self.input_shape[1]
-        return self._argument("in_channels")
+        return self._argument("in_channels", "input_channels")
 
     @property
     def out_channels(self) -> int | None:
         """Channels of the output, as far as arguments or probe say."""
-        return self.probe.out_channels if self.probe else self._argument("out_channels")
+        if self.probe is not None and self.probe.out_channels is not None:
+            return self.probe.out_channels
+        return self._argument("out_channels", "num_classes")
+
+    @property
+    def spatial_dims(self) -> int | None:
+        """2 for a network that takes planes, 3 for one that takes volumes; None if not known."""
+        if self.probe is not None and self.probe.spatial_dims is not None:
+            return self.probe.spatial_dims
+        if self._fixed_size:
+            return len(self._fixed_size)
+        planes = self.settings.get("planes", "auto")
+        if planes != "auto":
+            return 3 if planes == "none" else 2
+        dims = self._argument("spatial_dims", "dimensions")
+        return dims if dims in (2, 3) else None
+
+    @property
+    def sizes(self) -> tuple[Sizes | None, ...]:
+        """The sizes that work along each axis, (Z, Y, X) or (Y, X); None where it is not known."""
+        fixed = self._fixed_size
+        probed = self.probe.sizes if self.probe is not None else ()
+        count = max(len(fixed), len(probed))
+        return tuple(
+            Sizes(size, 0) if size is not None else found
+            for size, found in zip(fixed or (None,) * count, probed or (None,) * count, strict=True)
+        )
+
+    def size_problem(self, size: tuple[int, int, int], planes: str = "auto") -> str | None:
+        """Return in one line why an input of some size cannot work, or None if it may.
+
+        Parameters
+        ----------
+        size : tuple of int
+            Voxels of the network's input, (Z, Y, X): `patch_size + 2 * halo`.
+        planes : str
+            The setting: across which axes a 2-D network takes planes.
+        """
+        across = ("z" if planes in ("auto", "none") else planes) if self.spatial_dims == 2 else "-"
+        problems: dict[str, None] = {}  # a set that keeps the order
+        for left_out in across:
+            axes = [index for index, axis in enumerate(_AXES) if axis != left_out]
+            for index, sizes in zip(axes, self.sizes or (None,) * len(axes), strict=True):
+                problem = sizes.problem(size[index]) if sizes else None
+                if problem:
+                    problems[f"{size[index]} along {_AXES[index]} {problem}"] = None
+        if not problems:
+            return None
+        given = " x ".join(map(str, size))
+        return (
+            f"a network input of {given} (patch_size and halo) cannot work: {'; '.join(problems)}"
+        )
+
+    @property
+    def grouped(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """What does not fit, by kind and then by module."""
+        return {kind: wording.by_module(names) for kind, names in self.misfits.items()}
 
     @property
     def misfits(self) -> dict[str, tuple[str, ...]]:
@@ -143,45 +256,40 @@ class ModelReport:
         }
         return {kind: names for kind, names in kinds.items() if names}
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return what may spoil a prediction, a line each."""
+        return wording.warnings(self)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as what JSON can say."""
-        everything = {
-            **asdict(self),
-            "in_channels": self.in_channels,
-            "out_channels": self.out_channels,
-        }
-        plain: dict[str, Any] = json.loads(json.dumps(everything, default=repr))
+        """Return everything as what JSON can say: no NaN, tuples as lists, tensors by their shape.
+
+        Beside the fields: `in_channels`, `out_channels`, `spatial_dims`, `grouped` (what does not
+        fit, by kind and module) and `warnings`.
+        """
+        facts = {each.name: getattr(self, each.name) for each in fields(self)}
+        probe = self.probe
+        facts["probe"] = probe and {each.name: getattr(probe, each.name) for each in fields(probe)}
+        derived = ("in_channels", "out_channels", "spatial_dims", "grouped")
+        facts |= {name: getattr(self, name) for name in derived}
+        plain: dict[str, Any] = wording.plain(facts | {"warnings": self.warnings()})
         return plain
 
     def lines(self) -> list[str]:
         """Return the report as lines to read, every tensor that does not fit among them."""
-        lines = [
-            f"{self.path}: {self.format}, {self.tensors} tensors, {self.parameters:,} parameters",
-            f"SHA-256: {self.sha256}",
-        ]
-        if self.architecture:
-            given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
-            lines.append(f"network: {self.architecture}" + (f"({given})" if given else ""))
-        if self.in_channels is not None or self.out_channels is not None:
-            lines.append(f"channels: {self.in_channels} in, {self.out_channels} out")
-        return lines + self._verdict()
+        return wording.lines(self)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
 
-    def _argument(self, name: str) -> int | None:
-        value = self.arguments.get(name)
-        return value if isinstance(value, int) else None
+    @property
+    def _fixed_size(self) -> Shape:
+        """The part of `input_shape` that counts voxels, if it is that of a plane or volume."""
+        size = self.input_shape[2:] if self.input_shape is not None else ()
+        return size if len(size) in (2, 3) else ()
 
-    def _verdict(self) -> list[str]:
-        if self.format == "TorchScript":
-            frozen = "" if self.tensors else ", its weights frozen into the graph"
-            return [f"carries its own network{frozen}"]
-        if self.architecture is None:
-            return ["give architecture and arguments to see whether it fits"]
-        return [f"{kind}: {name}" for kind, names in self.misfits.items() for name in names] or [
-            "every tensor fits"
-        ]
+    def _argument(self, *names: str) -> int | None:
+        values = [self.arguments[name] for name in names if name in self.arguments]
+        return values[0] if values and type(values[0]) is int else None
 
 
 class MismatchError(ModelError):
@@ -200,8 +308,10 @@ class MismatchError(ModelError):
             for kind, names in report.misfits.items()
         )
         super().__init__(
-            f"{Path(report.path).name} does not fit {report.architecture}: {counts}; "
-            "nothing was loaded: check architecture and arguments"
+            wording.printable(
+                f"{Path(report.path).name} does not fit {report.architecture}: {counts}; "
+                "nothing was loaded: check architecture and arguments"
+            )
         )
         self.report = report
 

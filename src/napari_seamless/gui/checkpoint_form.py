@@ -1,0 +1,233 @@
+"""The part of the form that says which network runs, and shows what its checkpoint holds."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magicgui.types import FileDialogMode
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit
+from psygnal import Signal
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QCompleter
+
+from napari_seamless.engine.config import json_object
+from napari_seamless.engine.errors import SeamlessError
+from napari_seamless.gui.opening import Choice, Opener, Reading
+from napari_seamless.gui.parameters import ParametersPanel
+from napari_seamless.gui.reader import Reader
+from napari_seamless.gui.recent import RecentCheckpoints
+from napari_seamless.gui.report_panel import ReportPanel
+from napari_seamless.models import sniff_format
+from napari_seamless.models.names import names
+from napari_seamless.models.report import ModelReport
+from napari_seamless.models.sniff import FORMATS_TEXT
+
+if TYPE_CHECKING:  # loads torch, which opening the widget must not
+    from napari_seamless.models.architecture import Parameter
+
+_FILTER = (
+    "Checkpoints (*.pt *.pth *.ts *.pt2 *.ckpt *.tar *.safetensors *.onnx *.zip plans.json "
+    "rdf.yaml bioimageio.yaml inference.json inference.yaml);;All files (*)"
+)
+
+
+class CheckpointForm:
+    """The fields of the checkpoint; those that a checkpoint does not need are hidden.
+
+    Parameters
+    ----------
+    opener : Opener
+        Opens checkpoints, on a thread.
+    recent : RecentCheckpoints
+        Those used last.
+
+    Attributes
+    ----------
+    fields : list of Widget
+        In the order of the form.
+    """
+
+    chosen = Signal()
+    """Another file was chosen."""
+    edited = Signal()
+    """What is said of the file has changed, or is now known of it."""
+    settings_found = Signal(dict)
+    """The settings that the checkpoint knows."""
+
+    def __init__(self, opener: Opener, recent: RecentCheckpoints) -> None:
+        self._recent = recent
+        self.fields = _fields()
+        self._reader = Reader(self, opener)
+        self._connect()
+        self._show_recent()
+        self._choose()
+
+    @property
+    def reading(self) -> Reading | None:
+        """What came of opening the checkpoint; None while it is read, or if none is chosen."""
+        return self._reader.reading
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether it is being read."""
+        return self._reader.is_busy
+
+    @property
+    def file_name(self) -> str:
+        """Name of the checkpoint's file."""
+        return Path(self["checkpoint"].value).name
+
+    def __getitem__(self, name: str) -> Any:
+        return next(field for field in self.fields if field.name == name)
+
+    def choice(self) -> Choice | None:
+        """Return which checkpoint is chosen, None if none is, or raise a SeamlessError."""
+        path = Path(self["checkpoint"].value)
+        if path == Path():
+            return None
+        trust, weights = bool(self["trust"].value), self["weights"].value
+        if not _holds_tensors_only(path):
+            return Choice(path, trust=trust, weights=weights)
+        arguments = self["arguments"].value or "{}"
+        json_object(arguments, "arguments")
+        return Choice(path, self._architecture(), arguments, trust, weights)
+
+    def wants_probe(self) -> bool:
+        """Return whether the report is looked at, so that the network shall be tried."""
+        return bool(self["report"].is_open)
+
+    def show_reading(self, reading: Reading | None) -> None:
+        """Show what is in the checkpoint; None while it is being read, or if none is chosen."""
+        report = None if reading is None else reading.report
+        waiting = "Reading it …" if self.is_reading else "No checkpoint is chosen."
+        problem = None if reading is None else reading.problem
+        self["report"].show_report(report, problem or waiting)
+        if reading is not None and reading.needs_trust:
+            self["trust"].visible = True
+        if report is not None:
+            self._offer_weights(report)
+            self._show_guess(report)
+            self.settings_found.emit(dict(report.settings))
+        self.edited.emit()
+
+    def show_parameters(self, parameters: "tuple[Parameter, ...]") -> None:
+        """Show a field for each parameter of the architecture that is named."""
+        self["parameters"].show_parameters(parameters, self["arguments"].value)
+
+    def remember(self) -> None:
+        """Keep the checkpoint among the recent ones."""
+        self._recent.add(Path(self["checkpoint"].value).absolute())
+        self._show_recent()
+
+    def close(self) -> None:
+        """Drop what is being read."""
+        self._reader.close()
+
+    def _connect(self) -> None:
+        self["checkpoint"].changed.connect(self._choose)
+        self["recent"].changed.connect(self._choose_recent)
+        for name in ("architecture", "arguments"):
+            self[name].changed.connect(self._reader.read_soon)
+        for name in ("weights", "trust"):
+            self[name].changed.connect(self._reader.read)
+        self["report"].panel.toggled.connect(self._reader.read)
+        self["architecture"].changed.connect(self._ask_for_parameters)
+        self["arguments"].changed.connect(self["parameters"].fill)
+        self["parameters"].edited.connect(partial(setattr, self["arguments"], "value"))
+
+    def _choose(self) -> None:
+        """Start anew with another checkpoint, which may need to be told its architecture."""
+        path = Path(self["checkpoint"].value)
+        for field in (self["trust"], self["weights"]):
+            with field.changed.blocked():
+                field.visible = False
+        with self["trust"].changed.blocked():
+            self["trust"].value = False  # trust is in one file, and never remembered
+        with self["weights"].changed.blocked():
+            self["weights"].choices = ()
+        is_bare = path != Path() and _holds_tensors_only(path)
+        self["architecture"].visible = self["arguments"].visible = is_bare
+        self._ask_for_parameters()
+        self.chosen.emit()
+        self._reader.read()
+
+    def _choose_recent(self, path: Path | None) -> None:
+        if path is not None and path != self["checkpoint"].value:
+            self["checkpoint"].value = path
+
+    def _show_recent(self) -> None:
+        paths = self._recent.paths()
+        with self["recent"].changed.blocked():
+            self["recent"].choices = [("", None), *((_short(path), path) for path in paths)]
+        self["recent"].visible = bool(paths)
+
+    def _architecture(self) -> str | None:
+        return self["architecture"].value.strip() or None
+
+    def _ask_for_parameters(self) -> None:
+        architecture = self._architecture() if self["architecture"].visible else None
+        self._reader.ask_for_parameters(architecture)
+
+    def _offer_weights(self, report: ModelReport) -> None:
+        field = self["weights"]
+        if report.other_weights and not field.visible:
+            with field.changed.blocked():
+                others = [(name, name) for name in report.other_weights]
+                field.choices = [(report.weights or "those in use", None), *others]
+            field.visible = True
+
+    def _show_guess(self, report: ModelReport) -> None:
+        """Show what was guessed or found in the file where an architecture would be typed."""
+        if report.origin != "given":
+            self["architecture"].native.setPlaceholderText(report.architecture or "")
+
+
+def _fields() -> list[Any]:
+    architecture = LineEdit(
+        name="architecture",
+        tooltip="Network of a state dict: module.path:Class, or the name of a network of MONAI. "
+        "Empty: the file is asked, or it is guessed",
+    )
+    completer = QCompleter(names(), architecture.native)
+    completer.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
+    completer.setFilterMode(Qt.MatchFlag.MatchContains)
+    architecture.native.setCompleter(completer)
+    return [
+        FileEdit(
+            name="checkpoint",
+            mode=FileDialogMode.EXISTING_FILE,
+            filter=_FILTER,
+            tooltip=f"{FORMATS_TEXT}. Of a folder, choose a file in it: plans.json, rdf.yaml or "
+            "configs/inference.json",
+        ),
+        ComboBox(name="recent", choices=(), tooltip="Checkpoints that were run last"),
+        ComboBox(
+            name="weights",
+            choices=(),
+            visible=False,
+            tooltip="Which of the sets of weights in the file: of the last step, averaged, a fold",
+        ),
+        architecture,
+        LineEdit(name="arguments", value="{}", tooltip="Arguments of the network, as JSON"),
+        ParametersPanel("parameters"),
+        CheckBox(
+            name="trust",
+            text="I trust this file: run the code in it",
+            visible=False,
+            tooltip="The file brings code, which can do anything that you can: read, change and "
+            "delete your files. Only for files from people you trust. Asked again each time",
+        ),
+        ReportPanel("report"),
+    ]
+
+
+def _holds_tensors_only(path: Path) -> bool:
+    """Return whether a checkpoint may need to be told its architecture."""
+    try:
+        return sniff_format(path) in ("torch_save", "safetensors", "pickle")
+    except SeamlessError:
+        return False  # reading it says what is wrong
+
+
+def _short(path: Path) -> str:
+    return f"{path.name} ({path.parent.name})"

@@ -1,0 +1,135 @@
+"""The fields of the form, as they are when it opens."""
+
+from typing import Any, get_args
+
+import napari
+from magicgui.widgets import (
+    CheckBox,
+    ComboBox,
+    Container,
+    FloatSpinBox,
+    PushButton,
+    SpinBox,
+    TupleEdit,
+    Widget,
+)
+from napari.layers import Image, Labels
+from qtpy.QtWidgets import QLabel
+
+from napari_seamless.engine.config import (
+    ACTIVATIONS,
+    TTA_CHOICES,
+    Blending,
+    Normalization,
+)
+from napari_seamless.gui.overlays import OVERLAY_KEY
+
+
+def inputs(viewer: "napari.viewer.Viewer") -> list[Any]:
+    """Return the fields that decide a run, in the order of the form."""
+    return [
+        ComboBox(
+            name="image",
+            choices=lambda box: _images(viewer),
+            tooltip="Layer to predict: (Y, X), (Z, Y, X) or (C, Z, Y, X)",
+        ),
+        TupleEdit(
+            name="patch_size",
+            value=(8, 128, 128),
+            options={"min": 1, "max": 4096},
+            tooltip="Voxels of one model input (Z, Y, X)",
+        ),
+        FloatSpinBox(
+            name="overlap",
+            value=0.5,
+            min=0,
+            max=0.99,
+            step=0.05,
+            tooltip="Share of a patch that its neighbour also covers",
+        ),
+        ComboBox(
+            name="blending",
+            choices=get_args(Blending),
+            value="gaussian",
+            tooltip="Window that weights each patch",
+        ),
+        SpinBox(
+            name="batch_size", value=4, min=1, max=1024, tooltip="Patches per call of the network"
+        ),
+        ComboBox(
+            name="device",
+            choices=("auto", "cpu", "cuda", "mps"),
+            tooltip="Where the network runs; auto takes a GPU if there is one",
+        ),
+        ComboBox(
+            name="activation",
+            choices=ACTIVATIONS,
+            value="sigmoid",
+            tooltip="Applied to each patch before blending",
+        ),
+        ComboBox(
+            name="normalization",
+            choices=[name for name in get_args(Normalization) if name != "fixed"],
+            value="dtype",
+            tooltip="dtype: unsigned integers are divided by their largest value; "
+            "others use statistics of the whole image",
+        ),
+        ComboBox(
+            name="tta",
+            label="TTA",
+            choices=TTA_CHOICES,
+            tooltip="Test-time augmentation: flips along axes and turns in a plane, averaged",
+        ),
+    ]
+
+
+def _images(viewer: "napari.viewer.Viewer") -> list[Image]:
+    """Return the image layers of a viewer, without the overlays."""
+    images = [layer for layer in viewer.layers if isinstance(layer, Image)]
+    return [image for image in images if OVERLAY_KEY not in image.metadata]
+
+
+def labels_choice(viewer: "napari.viewer.Viewer") -> ComboBox:
+    """Return the field for a labels layer to score against."""
+    return ComboBox(
+        name="truth",
+        label="labels",
+        choices=lambda box: [layer for layer in viewer.layers if isinstance(layer, Labels)],
+        nullable=True,
+        tooltip="Labels layer to score the prediction against, foreground where not 0",
+    )
+
+
+def controls() -> Container:
+    """Return the buttons of a run."""
+    return row(
+        PushButton(name="run_button", text="Run", tooltip="Predict the whole image"),
+        PushButton(name="pause_button", text="Pause", enabled=False, tooltip="Pause or continue"),
+        PushButton(
+            name="cancel_button", text="Cancel", enabled=False, tooltip="Stop; keep what is done"
+        ),
+        PushButton(name="export_button", text="Export…", tooltip="Write the layer to a file"),
+    )
+
+
+def overlay_boxes() -> Container:
+    """Return the switches of the overlays."""
+    return row(
+        CheckBox(name="show_weights", text="Weights", tooltip="Blending weights so far"),
+        CheckBox(name="show_coverage", text="Coverage", tooltip="Patches per voxel so far"),
+        CheckBox(name="show_grid", text="Grid", tooltip="Where patches meet"),
+    )
+
+
+def row(*widgets: Widget) -> Container:
+    """Return widgets side by side."""
+    return Container(widgets=widgets, layout="horizontal", labels=False, label="")
+
+
+def align_labels(form: Container) -> None:
+    """Give all fields' labels one width; magicgui's own leaves out the style's larger font."""
+    texts = {field.label for field in form}
+    labels = [label for label in form.native.findChildren(QLabel) if label.text() in texts]
+    width = round(1.2 * max(label.sizeHint().width() for label in labels))
+    for label in labels:
+        label.setMinimumWidth(width)
