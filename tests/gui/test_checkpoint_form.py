@@ -48,6 +48,8 @@ def test_settings_of_the_file_fill_the_form_and_are_marked(session, checkpoint_o
     assert (widget.activation.value, widget.normalization.value) == ("tanh", "zscore")
     assert widget.tta.value == "flip:y"  # not among the usual choices
     marked = [field.name for field in widget if label_of(field).endswith("(file)")]
+    marked.remove("others")  # settings without a field
+    assert not widget.others.visible
     assert marked == ["patch_size", "activation", "normalization", "tta"]
 
     widget.activation.value = "none"
@@ -78,10 +80,27 @@ def test_what_the_user_sets_is_left_alone_and_what_has_no_field_is_used(session,
     _, config = widget.plan()
     assert (config.mean_std, config.halo) == (None, (1, 2, 2))
 
+    assert "halo [1, 2, 2]" in widget.others.value
     widget.checkpoint.value = checkpoint_of(networks.Ramp)
     _, config = widget.plan()
     assert config.halo == (0, 0, 0)
+    assert not widget.others.visible
     assert "fixed" not in widget.normalization.choices
+
+
+def test_another_checkpoint_does_not_inherit_what_the_last_one_knew(session, checkpoint_of):
+    widget = session.widget
+    before = widget.patch_size.value, widget.batch_size.value, widget.activation.value
+    known = {"patch_size": [6, 20, 24], "batch_size": 5000, "activation": "tanh"}
+    describe(session, checkpoint_of(networks.Doubled), **known)
+    assert widget.plan()[1].batch_size == 5000
+    assert label_of(widget.batch_size) == "batch size (file: 5000)"
+    widget.activation.value = "softmax"
+
+    widget.checkpoint.value = checkpoint_of(networks.Ramp)
+    now = widget.patch_size.value, widget.batch_size.value, widget.activation.value
+    assert now == (*before[:2], "softmax")
+    assert label_of(widget.batch_size) == "batch size"
 
 
 def test_a_module_runs_only_when_it_is_trusted_and_trust_ends_with_the_file(
@@ -161,10 +180,16 @@ def test_parameters_of_the_architecture_are_a_form(session, checkpoint_of):
     fields["bias"].value = False
     assert json.loads(widget.arguments.value) == {"in_channels": 3, "bias": False}
 
-    widget.arguments.value = '{"kernel_size": [1, 3, 3]}'
+    widget.arguments.value = '{"kernel_size": [1, 3, 3], "mine": 4}'
     assert fields["kernel_size"].value == "[1, 3, 3]"
     assert fields["in_channels"].value == ""
     assert fields["bias"].value is True
+    fields["in_channels"].value = "2"
+    assert json.loads(widget.arguments.value) == {
+        "kernel_size": [1, 3, 3],
+        "mine": 4,
+        "in_channels": 2,
+    }
 
 
 class TestRecent:

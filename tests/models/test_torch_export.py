@@ -2,6 +2,7 @@ import io
 import json
 import math
 import pickle
+import sys
 import time
 import warnings
 import zipfile
@@ -247,6 +248,20 @@ class TestSameOutput:
         torch.export.save(program, tmp_path / "net.pt2")
         batch = torch.rand(SIZES)
         close(opened(tmp_path / "net.pt2").module(batch), network(batch.double()))
+
+    def test_on_another_device(self, exported):
+        class Ramp(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv = nn.Conv3d(1, 1, 1)
+
+            def forward(self, image):
+                ramp = torch.arange(image.shape[-1], device=image.device)
+                return self.conv(image) + ramp + torch.zeros(image.shape, device=image.device)
+
+        path, _ = exported(Ramp().eval(), free=FREE)
+        made = opened(path).module.to("meta")(torch.empty(SIZES, device="meta"))
+        assert (made.device.type, tuple(made.shape)) == ("meta", SIZES)
 
     def test_weights_stay_as_they_are(self, exported):
         network = nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2)).train()
@@ -645,11 +660,23 @@ class TestHostile:
         said = refusal(path)
         assert "is cut short or damaged (" in said or "is no text" in said
 
-    def test_deep_blocks(self, path):
+    def test_deep_blocks(self, path, monkeypatch):
+        dumps = json.dumps
+
+        def dumped(program):
+            limit = sys.getrecursionlimit()
+            sys.setrecursionlimit(10 * limit)
+            try:
+                return dumps(program)
+            finally:
+                sys.setrecursionlimit(limit)
+
+        monkeypatch.setattr(json, "dumps", dumped)
+
         def change(program, _):
             graph = program["graph_module"]["graph"]
             inner = graph["nodes"][0]
-            for _ in range(300):
+            for _ in range(120):
                 block = {"inputs": [], "outputs": [], "nodes": [inner]}
                 block["is_single_tensor_return"] = False
                 inner = {

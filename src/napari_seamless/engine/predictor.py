@@ -206,9 +206,7 @@ class Predictor:
 def _planes_of(module: nn.Module, config: InferenceConfig) -> tuple[int | None, ...]:
     """Return the axes across which planes are taken; None is the whole patch."""
     if config.planes == "auto":
-        kinds = set().union(*map(_kinds, module.modules()))
-        is_2d = kinds & {"Conv2d", "ConvTranspose2d"} and not kinds & {"Conv3d", "ConvTranspose3d"}
-        axes: tuple[int | None, ...] = (0,) if is_2d else (None,)
+        axes: tuple[int | None, ...] = (0,) if _is_2d(module) else (None,)
     elif config.planes == "none":
         axes = (None,)
     else:
@@ -219,6 +217,15 @@ def _planes_of(module: nn.Module, config: InferenceConfig) -> tuple[int | None, 
             f"{config.planes!r} are taken across; a 2-D network cannot change it"
         )
     return axes
+
+
+def _is_2d(module: nn.Module) -> bool:
+    """Return whether a network is 2-D: it says so itself, or has 2-D convolutions only."""
+    said = getattr(module, "spatial_dims", None)
+    if isinstance(said, int):
+        return said == 2
+    kinds = set().union(*map(_kinds, module.modules()))
+    return bool(kinds & {"Conv2d", "ConvTranspose2d"}) and not kinds & {"Conv3d", "ConvTranspose3d"}
 
 
 def _distinct(config: InferenceConfig) -> tuple[Transform, ...]:
@@ -275,7 +282,8 @@ def _modes(module: nn.Module, do_eval: bool) -> Iterator[None]:
 
     For each batch anew, because another run may use the same network in between.
     """
-    before = [(part, part.training) for part in module.modules()]
+    # A frozen network of TorchScript has no modes any more.
+    before = [(part, part.training) for part in module.modules() if hasattr(part, "training")]
     module.eval()
     try:
         if not do_eval:

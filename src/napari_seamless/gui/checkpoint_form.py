@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import FileDialogMode
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, LineEdit
+from magicgui.widgets import CheckBox, ComboBox, FileEdit, Label, LineEdit
 from psygnal import Signal
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCompleter
@@ -64,13 +64,13 @@ class CheckpointForm:
 
     @property
     def reading(self) -> Reading | None:
-        """What came of opening the checkpoint; None while it is read, or if none is chosen."""
-        return self._reader.reading
+        """What came of opening the checkpoint as the form now says it; None while it is read."""
+        return self._reader.reading if self._chosen() == self._reader.choice else None
 
     @property
     def is_reading(self) -> bool:
-        """Whether it is being read."""
-        return self._reader.is_busy
+        """Whether a checkpoint is chosen and not read yet."""
+        return self._chosen() is not None and self.reading is None
 
     @property
     def file_name(self) -> str:
@@ -86,7 +86,7 @@ class CheckpointForm:
         if path == Path():
             return None
         trust, weights = bool(self["trust"].value), self["weights"].value
-        if not _holds_tensors_only(path):
+        if not self["architecture"].visible:
             return Choice(path, trust=trust, weights=weights)
         arguments = self["arguments"].value or "{}"
         json_object(arguments, "arguments")
@@ -104,7 +104,9 @@ class CheckpointForm:
         self["report"].show_report(report, problem or waiting)
         if reading is not None and reading.needs_trust:
             self["trust"].visible = True
+        self["channels"].visible = report is not None and report.in_channels is not None
         if report is not None:
+            self["channels"].value = _channels_line(report)
             self._offer_weights(report)
             self._show_guess(report)
             self.settings_found.emit(dict(report.settings))
@@ -145,7 +147,7 @@ class CheckpointForm:
             self["trust"].value = False  # trust is in one file, and never remembered
         with self["weights"].changed.blocked():
             self["weights"].choices = ()
-        is_bare = path != Path() and _holds_tensors_only(path)
+        is_bare = path != Path() and _may_need_architecture(path)
         self["architecture"].visible = self["arguments"].visible = is_bare
         self._ask_for_parameters()
         self.chosen.emit()
@@ -160,6 +162,12 @@ class CheckpointForm:
         with self["recent"].changed.blocked():
             self["recent"].choices = [("", None), *((_short(path), path) for path in paths)]
         self["recent"].visible = bool(paths)
+
+    def _chosen(self) -> Choice | None:
+        try:
+            return self.choice()
+        except SeamlessError:  # no such arguments: said elsewhere
+            return None
 
     def _architecture(self) -> str | None:
         return self["architecture"].value.strip() or None
@@ -210,6 +218,7 @@ def _fields() -> list[Any]:
         architecture,
         LineEdit(name="arguments", value="{}", tooltip="Arguments of the network, as JSON"),
         ParametersPanel("parameters"),
+        Label(name="channels", visible=False, tooltip="Of the network, as the checkpoint says"),
         CheckBox(
             name="trust",
             text="I trust this file: run the code in it",
@@ -221,12 +230,17 @@ def _fields() -> list[Any]:
     ]
 
 
-def _holds_tensors_only(path: Path) -> bool:
-    """Return whether a checkpoint may need to be told its architecture."""
+def _may_need_architecture(path: Path) -> bool:
+    """Return whether a checkpoint may have to be told its network."""
     try:
         return sniff_format(path) in ("torch_save", "safetensors", "pickle")
     except SeamlessError:
         return False  # reading it says what is wrong
+
+
+def _channels_line(report: ModelReport) -> str:
+    out = "" if report.out_channels is None else f", {report.out_channels} out"
+    return f"{report.in_channels} in{out} (file)"
 
 
 def _short(path: Path) -> str:

@@ -40,6 +40,8 @@ class ParametersPanel(Container):
         self.native.layout().addWidget(self._panel)
         self._parameters: tuple[Parameter, ...] = ()
         self._fields: dict[str, Field] = {}
+        self._form: Container[Field] = Container()
+        self._others: dict[str, Any] = {}
         self._is_filling = False
 
     def show_parameters(self, parameters: "tuple[Parameter, ...]", arguments: str) -> None:
@@ -60,6 +62,7 @@ class ParametersPanel(Container):
             values = json_object(arguments or "{}", "arguments")
         except ConfigError:
             return  # the form says so itself
+        self._others = {name: value for name, value in values.items() if name not in self._fields}
         self._is_filling = True
         try:
             for parameter in self._parameters:
@@ -75,7 +78,7 @@ class ParametersPanel(Container):
             for parameter in self._parameters
             if not _is_unset(self._fields[parameter.name], parameter)
         }
-        self.edited.emit(json.dumps(values))
+        self.edited.emit(json.dumps(self._others | values))
 
 
 def _field(parameter: "Parameter") -> Field:

@@ -55,7 +55,7 @@ class Reader:
         self._opener = opener
         self._start_task = start_task
         self._generation = 0
-        self._choice: Choice | None = None
+        self.choice: Choice | None = None
         self._is_probed = False
         self.is_busy = False
         self.reading: Reading | None = None
@@ -70,11 +70,11 @@ class Reader:
         except SeamlessError:
             choice = None  # the form says itself what is wrong
         is_probed = self._form.wants_probe()
-        if choice == self._choice and (self._is_probed or not is_probed):
+        if choice == self.choice and (self._is_probed or not is_probed):
             return
-        if choice != self._choice:
+        if choice != self.choice:
             self.reading = None
-        self._choice, self._is_probed = choice, is_probed
+        self.choice, self._is_probed = choice, is_probed
         self._generation += 1
         self.is_busy = choice is not None
         self._form.show_reading(self.reading)

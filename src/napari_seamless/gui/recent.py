@@ -25,7 +25,10 @@ class RecentCheckpoints:
 
     def paths(self) -> list[Path]:
         """Return those that still exist."""
-        kept = json.loads(self._settings.value(_KEY, "[]", str))
+        try:
+            kept = json.loads(self._settings.value(_KEY, "[]", str))
+        except ValueError:  # a damaged file of settings; the next run writes it anew
+            return []
         return [path for path in map(Path, kept) if path.exists()]
 
     def add(self, path: Path) -> None:

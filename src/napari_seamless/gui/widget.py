@@ -56,7 +56,10 @@ class BlendedInference(Container):
         self._status = Label(name="status")
         self._truth = labels_choice(napari_viewer)
         self._scores = Label(name="scores", visible=False)
-        for lines in (self._status, self._scores):
+        self._others = Label(
+            name="others", label="also (file)", visible=False, tooltip="Taken from the checkpoint"
+        )
+        for lines in (self._status, self._scores, self._others):
             lines.native.setWordWrap(True)
             lines.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.extend(
@@ -65,6 +68,7 @@ class BlendedInference(Container):
                 *checkpoint,
                 report,
                 *settings,
+                self._others,
                 self._truth,
                 controls(),
                 overlay_boxes(),
@@ -192,7 +196,7 @@ class BlendedInference(Container):
             field.changed.connect(self._validate)
         for name in ("image", "patch_size", "overlap", "blending"):
             getattr(self, name).changed.connect(self._controller.plan_changed)
-        self._model.chosen.connect(self._file_settings.forget)
+        self._model.chosen.connect(self._forget_settings)
         self._model.settings_found.connect(self._take_settings)
         self._model.edited.connect(self._validate)
         self._controller.opened.connect(self._model.remember)
@@ -212,7 +216,18 @@ class BlendedInference(Container):
         """Fill in what the checkpoint knows, unless a run is using the form."""
         if not self._busy:
             self._file_settings.take(settings)
+            self._show_others()
             align_labels(self)
+
+    def _forget_settings(self) -> None:
+        self._file_settings.forget()
+        self._show_others()
+
+    def _show_others(self) -> None:
+        """Say which settings of the checkpoint are used though the form has no field for them."""
+        others = self._file_settings.without_field
+        self._others.value = ", ".join(f"{name} {value}" for name, value in others.items())
+        self._others.visible = bool(others)
 
     def _validate(self) -> None:
         """Say at once whether what the form asks for can work."""

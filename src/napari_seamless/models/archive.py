@@ -147,7 +147,7 @@ def open_files(path: Path, marker: tuple[str, ...]) -> Iterator[Files]:
     ModelError
         If a name in the archive leads out of it, a size is a lie, or it is damaged.
     """
-    if path.is_dir() or not zipfile.is_zipfile(path):
+    if path.is_dir() or not _is_zip(path):
         yield Files(path if path.is_dir() else _root_of(path, marker))
         return
     try:
@@ -165,6 +165,13 @@ def open_files(path: Path, marker: tuple[str, ...]) -> Iterator[Files]:
             if name.startswith(base)
         }
         yield Files(path, inside, archive, base)
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # it is one, of a forged kind
+        raise ModelError(damaged(path, error)) from error
 
 
 def _root_of(path: Path, marker: tuple[str, ...]) -> Path:

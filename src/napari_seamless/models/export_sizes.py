@@ -258,8 +258,8 @@ def _term(node: ast.expr) -> _Linear | int:
             | ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str(name))])
         ):
             return _Linear(name)
-        case ast.Call(func=ast.Name(id="Integer"), args=[ast.Constant(value=int(value))]):
-            return value
+        case ast.Call(func=ast.Name(id="Integer"), args=[part]):
+            return _term(part)
         case ast.UnaryOp(op=ast.USub(), operand=part):
             return _product(-1, _term(part))
         case ast.BinOp(left=left, op=ast.Mult(), right=right):

@@ -24,6 +24,8 @@ _DRAFTS: tuple[tuple[tuple[str, ...], Callable[[Shapes], Draft]], ...] = (
     (guess_segresnet.ANCHORS, guess_segresnet.draft),
 )
 _MISFITS_SHOWN = 3
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
+"""Parts of names that come from what a network, or a part of it, is wrapped in for training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Guess:
     Attributes
     ----------
     network : torch.nn.Module
-        With random weights.
+        With the tensors in it, on the CPU, in evaluation mode.
     architecture : str
         "module:Class".
     arguments : mapping
@@ -105,16 +107,21 @@ def _drafted(tensors: StateDict) -> Draft | None:
 
 def _shapes(tensors: StateDict, anchors: tuple[str, ...]) -> Shapes | None:
     """Return the shapes by a network's own names: without what comes before the first anchor."""
-    for name in tensors:
+    names = {name: _unwrapped(name) for name in tensors}
+    for name in names.values():
         for anchor in anchors:
             if name == anchor or name.endswith(f".{anchor}"):
                 prefix = name.removesuffix(anchor)
                 return {
-                    each.removeprefix(prefix): tuple(tensor.shape)
+                    names[each].removeprefix(prefix): tuple(tensor.shape)
                     for each, tensor in tensors.items()
-                    if each.startswith(prefix)
+                    if names[each].startswith(prefix)
                 }
     return None
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def _architecture(draft: Draft) -> str:
@@ -141,18 +148,33 @@ def _completed(draft: Draft, arguments: Mapping[str, Any], tensors: StateDict) -
     """Build the network, with the strides that its statistics tell if nothing else does."""
     chosen = {**draft.arguments, **arguments}
     notes = {name: note for name, note in draft.assumed.items() if name not in arguments}
-    network = build(_architecture(draft), chosen)
-    network.load_state_dict(fit(network, tensors).tensors)
+    network = _loaded(_architecture(draft), chosen, tensors)
     if draft.choices and "strides" not in arguments:
-        found = stride_fit(network, draft.choices)
+        found = _stride_fit(network, draft, arguments)
         if found is not None:
             chosen["strides"] = [list(stride) for stride in found.strides]
             notes["strides"] = _about_strides(found)
-            network = build(_architecture(draft), chosen)
-            network.load_state_dict(fit(network, tensors).tensors)
+            network = _loaded(_architecture(draft), chosen, tensors)
     if "adn_ordering" not in chosen:
         notes["input"] = _about_input(network)
     return Guess(network, _architecture(draft), chosen, tuple(filter(None, notes.values())))
+
+
+def _loaded(architecture: str, arguments: Mapping[str, Any], tensors: StateDict) -> nn.Module:
+    network = build(architecture, arguments).eval()
+    # Everything was compared; strictness would ask for what modules keep beside tensors.
+    network.load_state_dict(fit(network, tensors).tensors, strict=False)
+    return network
+
+
+def _stride_fit(network: nn.Module, draft: Draft, arguments: Mapping[str, Any]) -> StrideFit | None:
+    try:
+        return stride_fit(network, draft.choices)
+    except RuntimeError as error:  # whatever torch says to layers that do not go together
+        raise ModelError(
+            f"{_architecture(draft)} cannot run with arguments {dict(arguments)}: "
+            f"{one_line(error)}; leave out or correct what differs from training"
+        ) from error
 
 
 def _about_strides(found: StrideFit) -> str:

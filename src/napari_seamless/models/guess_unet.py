@@ -106,8 +106,6 @@ def _options(residual: Shape | None, kernel: Shape, thin: Stride | None) -> tupl
     if residual is not None and set(residual) <= {1} and set(kernel) != {1}:
         return ((1,) * dims,)
     every = (2,) * dims
-    if dims == 2 and thin is None:
-        return (every,)
-    if thin is None:
-        return (every, (1, 2, 2))
-    return (thin, every)
+    if dims == 2:
+        return (thin or every,)
+    return (every, (1, 2, 2)) if thin is None else (thin, every)

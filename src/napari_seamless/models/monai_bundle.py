@@ -1,13 +1,11 @@
 """MONAI bundles: a folder or zip archive with a configuration, weights and metadata."""
 
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-
 from napari_seamless.engine.errors import ModelError
+from napari_seamless.models import torchscript
 from napari_seamless.models.archive import Files, open_files
 from napari_seamless.models.bundle_config import BundleConfig, read_config
 from napari_seamless.models.bundle_metadata import Metadata, metadata_of
@@ -15,7 +13,7 @@ from napari_seamless.models.bundle_network import Built, RefusedError, build_net
 from napari_seamless.models.bundle_settings import settings_of
 from napari_seamless.models.expressions import Unresolved
 from napari_seamless.models.opened import Opened, Wanted
-from napari_seamless.models.sniff import BUNDLE_CONFIGS, damaged
+from napari_seamless.models.sniff import BUNDLE_CONFIGS
 from napari_seamless.models.torch_save import Contents, open_content, read
 from napari_seamless.models.weights import assembled, pick
 
@@ -177,15 +175,14 @@ class _Opening:
     def _script(self, name: str, *notes: str) -> Opened:
         """Return the network that a file of TorchScript carries."""
         where = self.files.path / name
-        with self.files.open(name) as file, warnings.catch_warnings():
-            # People have such files; that torch would rather they had not is no news to them.
-            warnings.filterwarnings("ignore", r".*torch\.jit\.load", DeprecationWarning)
-            try:
-                module = torch.jit.load(file, map_location="cpu")
-            except Exception as error:  # a damaged file leads torch into any of them
-                raise ModelError(damaged(where, error)) from error
-        facts = self._facts(None, notes) | {"weights": PurePosixPath(name).name}
-        return Opened(KIND, module, module.state_dict(), architecture=module.original_name, **facts)
+        with self.files.open(name) as file:
+            opened = torchscript.open_file(file, where)
+        facts = self._facts(None, (*notes, *opened.notes))
+        facts |= {
+            "weights": PurePosixPath(name).name,
+            "settings": {**opened.settings, **facts["settings"]},
+        }
+        return replace(opened, format=KIND, **facts)
 
     def _facts(
         self, built: Built | None, notes: tuple[str, ...] = (), inside: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from napari_seamless.engine.errors import ModelError, one_line
 from napari_seamless.models.fixed import FixedInput, settings_of
-from napari_seamless.models.onnx_weights import check_files, files_of, weights_in
+from napari_seamless.models.onnx_weights import check_files, files_of, operations_in, weights_in
 from napari_seamless.models.opened import Opened, Shape, Wanted
 from napari_seamless.models.sniff import damaged
 
@@ -23,6 +24,15 @@ _DTYPES = {
 }
 _IN_FRONT = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (/\S+:\d+ .*?\) (?=[A-Z]))?")
 """What onnxruntime writes before a reason: numbers, and the place in its source."""
+_WHOLE_PATCH = (
+    "InstanceNormalization",
+    "GroupNormalization",
+    "MeanVarianceNormalization",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Attention",
+    "MultiHeadAttention",
+)
 _ONLY_FATAL = 4
 """What onnxruntime prints; it raises all other errors, too."""
 _ON_CPU = "it runs on the CPU (onnxruntime), whatever device is chosen"
@@ -100,7 +110,8 @@ def _opened(model: bytes, path: Path, *, has_folder: bool) -> Opened:
             )
         check_files(beside, path)
         session = _session(path if beside else model, path)
-        return _described(session, weights_in(model, path.parent), path)
+        found = _described(session, weights_in(model, path.parent), path)
+        return replace(found, notes=(*found.notes, *_looks_at_patch(model)))
     except ModelError:
         raise
     except (ValueError, LookupError, OSError) as error:
@@ -172,3 +183,13 @@ def _notes(session: Any) -> Iterator[str]:
     kind = session.get_inputs()[0].type
     if kind != "tensor(float)":
         yield f"it takes {str(_DTYPES[kind]).removeprefix('torch.')}: patches are turned into that"
+
+
+def _looks_at_patch(model: bytes) -> Iterator[str]:
+    counts = operations_in(model)
+    found = [f"{kind} ({counts[kind]})" for kind in _WHOLE_PATCH if counts[kind]]
+    if found:
+        yield (
+            f"it looks at the whole patch ({', '.join(found)}): the same voxel comes out "
+            "differently in another patch; use large patches and much overlap"
+        )

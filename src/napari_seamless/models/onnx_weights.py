@@ -1,4 +1,4 @@
-"""The weights in an ONNX model, read without the package `onnx`.
+"""The weights and operations in an ONNX model, read without the package `onnx`.
 
 A model is a message of Protocol Buffers: fields, each a number, a kind and a value, which may be a
 message itself. Only what holds tensors is looked into; numbers of fields are those of
@@ -6,6 +6,7 @@ onnx/onnx.proto.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -29,6 +30,7 @@ _INSIDE = {
 """For each message, which of its fields are messages that may hold tensors."""
 
 _DIMS, _TYPE, _FLOATS, _INTS, _NAME, _RAW, _DOUBLES, _EXTERNAL = 1, 2, 4, 5, 8, 9, 10, 13
+_OPERATION = 4
 _VALUES = (_FLOATS, _RAW, _DOUBLES)
 _TYPES = {1: "<f4", 2: "u1", 3: "i1", 10: "<f2", 11: "<f8"}
 """Types that weights have, quantised ones too; others are sizes and positions."""
@@ -70,7 +72,8 @@ def weights_in(model: bytes, folder: Path) -> dict[str, torch.Tensor]:
     ValueError, LookupError
         If it is damaged.
     """
-    found = (_read(content) for depth, content in _tensors(model) if depth == 1)
+    found = [_read(content) for depth, content in _tensors(model) if depth == 1]
+    found.reverse()  # the last that is found is the first in the file
     return {
         each.name: torch.from_numpy(np.array(each.values(folder)))
         for each in found
@@ -91,6 +94,23 @@ def files_of(model: bytes) -> set[str]:
         for _, content in _tensors(model)
         if (external := _read_external(content))
     }
+
+
+def operations_in(model: bytes) -> Counter[str]:
+    """Return how often a model has each kind of operation, those in its functions included.
+
+    Raises
+    ------
+    ValueError, LookupError
+        If it is damaged.
+    """
+    return Counter(
+        bytes(value).decode("utf-8", "replace")
+        for kind, _, content in _messages(model)
+        if kind == "node"
+        for field, value in _fields(content)
+        if field == _OPERATION and isinstance(value, memoryview)
+    )
 
 
 def check_files(names: set[str], path: Path) -> None:
@@ -116,17 +136,19 @@ def check_files(names: set[str], path: Path) -> None:
 
 def _tensors(model: bytes) -> Iterator[tuple[int, memoryview]]:
     """Yield every tensor in a model, and how many messages it is within."""
-    waiting = [("model", 0, memoryview(model))]
+    return ((depth, content) for kind, depth, content in _messages(model) if kind == "tensor")
+
+
+def _messages(model: bytes) -> Iterator[tuple[str, int, memoryview]]:
+    """Yield every message of `_INSIDE` in a model: its kind, how deep it is, and its content."""
+    waiting = [("model", -1, memoryview(model))]
     while waiting:
         kind, depth, content = waiting.pop()
-        for field, value in _fields(content):
-            inside = _INSIDE[kind].get(field)
-            if inside is None or not isinstance(value, memoryview):
-                continue
-            if inside == "tensor":
-                yield depth, value
-            else:
-                waiting.append((inside, depth + 1, value))
+        yield kind, depth, content
+        inside = _INSIDE.get(kind, {})
+        for field, value in _fields(content) if inside else ():
+            if field in inside and isinstance(value, memoryview):
+                waiting.append((inside[field], depth + 1, value))
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:

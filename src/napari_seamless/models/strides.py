@@ -83,8 +83,8 @@ def stride_fit(network: nn.Module, choices: Sequence[Sequence[Stride]]) -> Strid
     network : torch.nn.Module
         A UNet of MONAI with its weights, on the CPU.
     choices : sequence of sequence of tuple of int
-        The strides that each level might have, the top first; a few dozen combinations at most are
-        tried.
+        The strides that each level might have, the top first. Of more than a few combinations only
+        those are tried that change once on the way down.
 
     Returns
     -------
@@ -211,19 +211,19 @@ def _strided(network: nn.Module, strides: Sequence[Stride]) -> list[tuple[Any, S
 
 
 def _candidates(choices: Sequence[Sequence[Stride]]) -> list[Strides]:
-    """Return the combinations to try; of very many only those that change once on the way down.
+    """Return the combinations to try; of many only those that change once on the way down.
 
-    Networks for stacks of thick sections first shrink the sections alone, until voxels are as wide
-    as they are high.
+    That is what people build: networks for stacks of thick sections first shrink the sections
+    alone, until voxels are as wide as they are high.
     """
     combinations = list(itertools.product(*choices))
     if len(combinations) <= _MOST_CANDIDATES:
         return combinations
+    firsts, lasts = zip(*((options[0], options[-1]) for options in choices), strict=True)
     once = {
-        tuple(options[index if level < turn else -1 - index] for level, options in levels)
-        for levels in [list(enumerate(choices))]
+        (*above[:turn], *below[turn:])
+        for above, below in ((firsts, lasts), (lasts, firsts))
         for turn in range(len(choices) + 1)
-        for index in (0, -1)
     }
     return sorted(once)
 
@@ -251,7 +251,8 @@ def _patch(candidates: Sequence[Strides], wide: int) -> tuple[int, ...]:
 
 def _work(network: nn.Module, candidates: Sequence[Strides], shape: tuple[int, ...]) -> float:
     """Return about how many multiplications trying takes at most."""
-    set_strides(network, candidates[0])
+    # The less an image shrinks, the more voxels there are to compute.
+    set_strides(network, min(candidates, key=lambda each: math.prod(map(math.prod, each))))
     steps = done = 0
     running = len(candidates)
     for until, kept in _ROUNDS:
@@ -261,7 +262,7 @@ def _work(network: nn.Module, candidates: Sequence[Strides], shape: tuple[int, .
 
 
 def _multiplications(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Return how many the convolutions of one pass take; counted on the meta device, for nothing."""
+    """Return how many the convolutions of one pass take, counted on the meta device."""
     counted = [0]
 
     def count(layer: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:

@@ -152,7 +152,10 @@ def _rules(program: Mapping[str, Any], meta: Mapping[str, Any]) -> SizeRules:
 def _structure(whole: Mapping[str, Any]) -> Any:
     """Return how the outputs are put together: tuples, lists and dicts, as JSON."""
     top = next(entry for entry in whole["module_call_graph"] if not entry["fqn"])
-    return json.loads(top["signature"]["out_spec"])[1]
+    structure = json.loads(top["signature"]["out_spec"])[1]
+    count = sum("user_output" in each for each in whole["signature"]["output_specs"])
+    _put_together(structure, iter(range(count)))  # whether there are as many outputs
+    return structure
 
 
 def _put_together(structure: Mapping[str, Any], outputs: Iterator[Any]) -> Any:
