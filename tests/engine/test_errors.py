@@ -34,3 +34,9 @@ def test_each_error_is_of_one_family_and_also_a_builtin(error, families):
 )
 def test_one_line_of_any_error(error, line):
     assert errors.one_line(error) == line
+
+
+def test_a_message_is_one_line_whatever_a_file_is_called():
+    error = errors.ModelError("a\nb\x1b[31m.pt is no checkpoint")
+    assert str(error) == r"a\nb\x1b[31m.pt is no checkpoint"
+    assert errors.one_line(error) == str(error)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from qtpy.QtCore import QSettings
 
 import networks
 from napari_seamless.gui.recent import RecentCheckpoints
@@ -115,6 +116,7 @@ def test_a_module_runs_only_when_it_is_trusted_and_trust_ends_with_the_file(
 
     widget.trust.value = True
     session.wait_for(lambda: widget.status.value == "Ready")
+    assert not widget.architecture.visible
     widget.checkpoint.value = checkpoint_of(networks.Doubled)
     assert not widget.trust.value
     assert not widget.trust.visible
@@ -193,12 +195,16 @@ def test_parameters_of_the_architecture_are_a_form(session, checkpoint_of):
 
 
 class TestRecent:
-    def test_a_checkpoint_that_ran_is_offered_next_time(self, session, checkpoint_of, session_over):
+    def test_a_checkpoint_that_could_be_opened_is_offered_next_time(
+        self, session, checkpoint_of, module_path
+    ):
+        widget = session.widget
+        widget.checkpoint.value = module_path
+        wait_until_read(session)
+        assert not widget.recent.visible
         session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
-        assert not session.widget.recent.visible
-        session.press("run_button")
-        session.wait_for_end()
-        assert session.widget.recent.visible
+        session.wait_for(lambda: widget.status.value == "Ready")
+        assert widget.recent.visible
         assert RecentCheckpoints().paths() == [checkpoint_of(networks.Doubled)]
 
     def test_the_newest_come_first_and_those_gone_are_left_out(self, tmp_path):
@@ -215,8 +221,26 @@ class TestRecent:
     def test_choosing_one_opens_it(self, session, checkpoint_of):
         path = checkpoint_of(networks.Doubled)
         session.choose(path, networks.Doubled)
-        session.press("run_button")
-        session.wait_for_end()
+        session.wait_for(lambda: session.widget.status.value == "Ready")
         session.widget.checkpoint.value = checkpoint_of(networks.Ramp)
         session.widget.recent.value = path
         assert session.widget.checkpoint.value == path
+
+    def test_a_damaged_memory_is_an_empty_one(self, tmp_path):
+        settings = QSettings(str(tmp_path / "widget.ini"), QSettings.Format.IniFormat)
+        settings.setValue("checkpoints", "{oops")
+        assert RecentCheckpoints(settings).paths() == []
+
+
+def test_the_network_of_another_folder_is_not_asked_of_a_file(session, checkpoint_of, tmp_path):
+    widget = session.widget
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    widget.checkpoint.value = checkpoint_of(networks.Ramp)
+    assert widget.architecture.value == "networks:Doubled"  # one training's checkpoints
+
+    other = tmp_path / "other" / "net.pt"
+    other.parent.mkdir()
+    torch.save(networks.Doubled().state_dict(), other)
+    widget.arguments.value = '{"a": 1}'
+    widget.checkpoint.value = other
+    assert (widget.architecture.value, widget.arguments.value) == ("", "{}")

@@ -1,5 +1,6 @@
 """Looking into checkpoints in the background, with a form and a thread that are fakes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,29 @@ class TestOpener:
         torch.save({name: 2 * value for name, value in state.items()}, path)
         again = opener.checkpoint(choice)
         assert again.report.sha256 != first.report.sha256
+
+    def test_a_bundle_is_opened_anew_after_training(self, tmp_path):
+        nets = pytest.importorskip("monai.networks.nets")
+        arguments = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1}
+        arguments |= {"channels": (2, 4), "strides": (2,)}
+        config = {"network_def": {"_target_": "UNet", **arguments}}
+        for name in ("configs", "models", "docs"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "configs" / "inference.json").write_text(json.dumps(config))
+        torch.save(nets.UNet(**arguments).state_dict(), tmp_path / "models" / "model.pt")
+        opener = Opener()
+        choices = [Choice(tmp_path), Choice(tmp_path / "configs" / "inference.json")]
+        for choice in choices:
+            first = opener.model(choice)
+            (tmp_path / "docs" / "notes.txt").write_text(str(choice))
+            assert opener.checkpoint(choice).report is first.report
+
+            again = nets.UNet(**arguments)
+            torch.save(again.state_dict(), tmp_path / "models" / "model.pt")
+            newer = opener.model(choice)
+            for name, value in again.state_dict().items():
+                assert torch.equal(newer.module.state_dict()[name], value)
+            assert newer.report.sha256 != first.report.sha256
 
     def test_a_checkpoint_that_is_gone_is_said_each_time(self, tmp_path):
         reading = Opener().read(Choice(Path(tmp_path / "gone.pt")), probed=False)

@@ -20,7 +20,13 @@ A message is one line: the value, what is allowed, the remedy.
 
 
 class SeamlessError(Exception):
-    """Base of all errors raised by napari-seamless."""
+    """Base of all errors raised by napari-seamless.
+
+    Its message is one line, whatever characters are in the names of files that it tells of.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UnusableInputError(SeamlessError):
@@ -61,6 +67,11 @@ class PredictionError(RunFailedError, RuntimeError):
 
 class WriteError(RunFailedError, OSError):
     """Writing the result broke off."""
+
+
+def printable(text: str) -> str:
+    """Return text with line breaks and control characters written out."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def one_line(error: BaseException) -> str:

@@ -130,6 +130,12 @@ def _remedy(
         for size in sizes
         for axis, factor in enumerate(scale)
     ):
+        if (
+            all(factor == 1 for factor in scale)
+            and given != sizes[0]
+            and _is_within(given, sizes[0])
+        ):
+            return f"it rounds sizes up; choose patch_size (and halo) so that it gets {sizes[0]}"
         return (
             "no output_scale was found that does; choose another patch size, or set the network's "
             "own output_scale"

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicgui.types import FileDialogMode
-from magicgui.widgets import CheckBox, ComboBox, FileEdit, Label, LineEdit
+from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, Label, LineEdit
 from psygnal import Signal
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCompleter
+from qtpy.QtWidgets import QCompleter, QSizePolicy
 
 from napari_seamless.engine.config import json_object
 from napari_seamless.engine.errors import SeamlessError
@@ -19,6 +19,7 @@ from napari_seamless.gui.recent import RecentCheckpoints
 from napari_seamless.gui.report_panel import ReportPanel
 from napari_seamless.models import sniff_format
 from napari_seamless.models.names import names
+from napari_seamless.models.opened import PICKLED
 from napari_seamless.models.report import ModelReport
 from napari_seamless.models.sniff import FORMATS_TEXT
 
@@ -29,6 +30,9 @@ _FILTER = (
     "Checkpoints (*.pt *.pth *.ts *.pt2 *.ckpt *.tar *.safetensors *.onnx *.zip plans.json "
     "rdf.yaml bioimageio.yaml inference.json inference.yaml);;All files (*)"
 )
+
+
+_ORIGINS = {"given": "arguments", "file": "file", "guessed": "guessed"}
 
 
 class CheckpointForm:
@@ -56,6 +60,7 @@ class CheckpointForm:
 
     def __init__(self, opener: Opener, recent: RecentCheckpoints) -> None:
         self._recent = recent
+        self._path = Path()
         self.fields = _fields()
         self._reader = Reader(self, opener)
         self._connect()
@@ -78,7 +83,8 @@ class CheckpointForm:
         return Path(self["checkpoint"].value).name
 
     def __getitem__(self, name: str) -> Any:
-        return next(field for field in self.fields if field.name == name)
+        rows = [field for field in self.fields if field.name == "trust_row"]
+        return next(field for field in [*self.fields, *rows[0]] if field.name == name)
 
     def choice(self) -> Choice | None:
         """Return which checkpoint is chosen, None if none is, or raise a SeamlessError."""
@@ -101,14 +107,18 @@ class CheckpointForm:
         report = None if reading is None else reading.report
         waiting = "Reading it …" if self.is_reading else "No checkpoint is chosen."
         problem = None if reading is None else reading.problem
-        self["report"].show_report(report, problem or waiting)
+        if report is not None and self._reader.is_busy:
+            waiting = "trying small inputs …"
+        self["report"].show_report(report, problem or waiting, self._reader.is_busy)
         if reading is not None and reading.needs_trust:
-            self["trust"].visible = True
+            self["trust_row"].visible = True
         self["channels"].visible = report is not None and report.in_channels is not None
         if report is not None:
             self["channels"].value = _channels_line(report)
             self._offer_weights(report)
-            self._show_guess(report)
+            self._show_network(report)
+            if problem is None and not self._reader.is_busy:
+                self._remember()
             self.settings_found.emit(dict(report.settings))
         self.edited.emit()
 
@@ -116,7 +126,7 @@ class CheckpointForm:
         """Show a field for each parameter of the architecture that is named."""
         self["parameters"].show_parameters(parameters, self["arguments"].value)
 
-    def remember(self) -> None:
+    def _remember(self) -> None:
         """Keep the checkpoint among the recent ones."""
         self._recent.add(Path(self["checkpoint"].value).absolute())
         self._show_recent()
@@ -139,10 +149,12 @@ class CheckpointForm:
 
     def _choose(self) -> None:
         """Start anew with another checkpoint, which may need to be told its architecture."""
-        path = Path(self["checkpoint"].value)
-        for field in (self["trust"], self["weights"]):
-            with field.changed.blocked():
-                field.visible = False
+        path, before = Path(self["checkpoint"].value), self._path
+        self._path = path
+        if before not in (Path(), path) and before.parent != path.parent:
+            self._forget_network()  # in one folder are the checkpoints of one training
+        self["architecture"].native.setPlaceholderText("")
+        self["trust_row"].visible = self["weights"].visible = False
         with self["trust"].changed.blocked():
             self["trust"].value = False  # trust is in one file, and never remembered
         with self["weights"].changed.blocked():
@@ -153,6 +165,11 @@ class CheckpointForm:
         self.chosen.emit()
         self._reader.read()
 
+    def _forget_network(self) -> None:
+        for name, empty in (("architecture", ""), ("arguments", "{}")):
+            with self[name].changed.blocked():
+                self[name].value = empty
+
     def _choose_recent(self, path: Path | None) -> None:
         if path is not None and path != self["checkpoint"].value:
             self["checkpoint"].value = path
@@ -160,7 +177,10 @@ class CheckpointForm:
     def _show_recent(self) -> None:
         paths = self._recent.paths()
         with self["recent"].changed.blocked():
-            self["recent"].choices = [("", None), *((_short(path), path) for path in paths)]
+            self["recent"].choices = [
+                ("choose one used before", None),
+                *((_short(path), path) for path in paths),
+            ]
         self["recent"].visible = bool(paths)
 
     def _chosen(self) -> Choice | None:
@@ -184,9 +204,12 @@ class CheckpointForm:
                 field.choices = [(report.weights or "those in use", None), *others]
             field.visible = True
 
-    def _show_guess(self, report: ModelReport) -> None:
+    def _show_network(self, report: ModelReport) -> None:
         """Show what was guessed or found in the file where an architecture would be typed."""
-        if report.origin != "given":
+        if report.format == PICKLED:  # it brings its network
+            self["architecture"].visible = self["arguments"].visible = False
+            self._reader.read()  # if anything was typed there, it no longer counts
+        elif report.origin != "given":
             self["architecture"].native.setPlaceholderText(report.architecture or "")
 
 
@@ -200,6 +223,16 @@ def _fields() -> list[Any]:
     completer.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
     completer.setFilterMode(Qt.MatchFlag.MatchContains)
     architecture.native.setCompleter(completer)
+    channels = Label(
+        name="channels", visible=False, tooltip="Of the network, as far as the checkpoint says"
+    )
+    channels.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+    trust = CheckBox(
+        name="trust",
+        text="I trust this file: run the code in it",
+        tooltip="The file brings code, which can do anything that you can: read, change and "
+        "delete your files. Only for files from people you trust. Asked again each time",
+    )
     return [
         FileEdit(
             name="checkpoint",
@@ -218,14 +251,8 @@ def _fields() -> list[Any]:
         architecture,
         LineEdit(name="arguments", value="{}", tooltip="Arguments of the network, as JSON"),
         ParametersPanel("parameters"),
-        Label(name="channels", visible=False, tooltip="Of the network, as the checkpoint says"),
-        CheckBox(
-            name="trust",
-            text="I trust this file: run the code in it",
-            visible=False,
-            tooltip="The file brings code, which can do anything that you can: read, change and "
-            "delete your files. Only for files from people you trust. Asked again each time",
-        ),
+        channels,
+        Container(name="trust_row", widgets=[trust], labels=False, label=" ", visible=False),
         ReportPanel("report"),
     ]
 
@@ -240,8 +267,9 @@ def _may_need_architecture(path: Path) -> bool:
 
 def _channels_line(report: ModelReport) -> str:
     out = "" if report.out_channels is None else f", {report.out_channels} out"
-    return f"{report.in_channels} in{out} (file)"
+    return f"{report.in_channels} in{out} ({_ORIGINS[report.origin]})"
 
 
 def _short(path: Path) -> str:
-    return f"{path.name} ({path.parent.name})"
+    folder = path.parent.parent if path.parent.name == "configs" else path.parent
+    return f"{path.name} ({folder.name})"

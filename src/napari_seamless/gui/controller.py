@@ -91,8 +91,6 @@ class Controller:
         Do work in the background; see `start_worker` and `start_task`.
     """
 
-    opened = Signal()
-    """The checkpoint of a run is open, and everything checked."""
     progressed = Signal(int, int)
     """Patches done, and in all; after the layer was told."""
     ended = Signal(str)
@@ -301,7 +299,6 @@ class Controller:
         self._form.say(f"Running {run.total} patches on {run.plan.device}")
         self._focus_on_view()
         self.update_overlays()
-        self.opened.emit()
 
     def _blended(self, event: "Event") -> None:
         if self._run is None or self._request is None or self._is_dismissed:

@@ -127,9 +127,13 @@ def row(*widgets: Widget) -> Container:
 
 
 def align_labels(form: Container) -> None:
-    """Give all fields' labels one width; magicgui's own leaves out the style's larger font."""
+    """Give all fields' labels one width, with room for what marks those from a checkpoint.
+
+    magicgui's own measure leaves out the style's larger font.
+    """
     texts = {field.label for field in form}
     labels = [label for label in form.native.findChildren(QLabel) if label.text() in texts]
-    width = round(1.2 * max(label.sizeHint().width() for label in labels))
+    mark = labels[0].fontMetrics().horizontalAdvance(" (file)")
+    width = round(1.2 * (max(label.sizeHint().width() for label in labels) + mark))
     for label in labels:
         label.setMinimumWidth(width)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_seamless.engine.config import json_object
-from napari_seamless.engine.errors import UntrustedError, one_line
+from napari_seamless.engine.errors import SeamlessError, UntrustedError, one_line
+from napari_seamless.models.parts import format_of, parts_of
 from napari_seamless.models.report import ModelReport
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
@@ -69,7 +70,7 @@ class Opener:
         self._newest: tuple[object, Checkpoint] | None = None
 
     def checkpoint(self, choice: Choice) -> "Checkpoint":
-        """Return what is in a checkpoint; opened anew if the file has changed.
+        """Return what is in a checkpoint; opened anew if a file of it has changed.
 
         Raises
         ------
@@ -79,7 +80,7 @@ class Opener:
         from napari_seamless.models import read_checkpoint
 
         with self._lock:
-            key = (choice, _stamp(choice.path))
+            key = (choice, _stamp(choice.path, choice.architecture))
             if self._newest is None or self._newest[0] != key:
                 self._newest = None  # frees the network before the next one is made
                 opened = read_checkpoint(
@@ -109,10 +110,10 @@ class Opener:
             return Reading(checkpoint.report, one_line(error), isinstance(error, UntrustedError))
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return what changes when a file does; None if it is not there, which opening it says."""
+def _stamp(path: Path, architecture: str | None) -> tuple[tuple[str, int, int], ...] | None:
+    """Return what changes when a file of a checkpoint does: when it was written, its size."""
     try:
-        status = path.stat()
-    except OSError:
+        stats = [(str(part), part.stat()) for part in parts_of(path, format_of(path, architecture))]
+    except (SeamlessError, OSError):  # it is not there, or no checkpoint, which opening it says
         return None
-    return status.st_mtime_ns, status.st_size
+    return tuple((name, status.st_mtime_ns, status.st_size) for name, status in stats)

@@ -41,9 +41,21 @@ class ReportPanel(Container):
         """What it says."""
         return str(self._text.toPlainText())
 
-    def show_report(self, report: ModelReport | None, otherwise: str) -> None:
-        """Show a report; without one, a line that says why."""
-        self._text.setPlainText("\n".join(report.lines()) if report else otherwise)
-        warnings = len(report.warnings()) if report else 0
-        marks = f": {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
-        self.panel.setText(f"{TITLE}{marks}")
+    def show_report(self, report: ModelReport | None, otherwise: str, is_growing: bool) -> None:
+        """Show a report; without one, or while more is being found out, a line that says so."""
+        lines = report.lines() if report else []
+        if report is None or is_growing:
+            lines.append(otherwise)
+        self._text.setPlainText("\n".join(lines))
+        self.panel.setText(": ".join([TITLE, *filter(None, [_summary(report)])]))
+
+
+def _summary(report: ModelReport | None) -> str:
+    """Return what must not be missed while the panel is folded."""
+    if report is None:
+        return ""
+    warnings = len(report.warnings())
+    parts = ["network guessed"] if report.origin == "guessed" else []
+    if warnings:
+        parts.append(f"{warnings} warning{'s' * (warnings != 1)}")
+    return ", ".join(parts)

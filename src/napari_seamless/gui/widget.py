@@ -199,7 +199,6 @@ class BlendedInference(Container):
         self._model.chosen.connect(self._forget_settings)
         self._model.settings_found.connect(self._take_settings)
         self._model.edited.connect(self._validate)
-        self._controller.opened.connect(self._model.remember)
         self.native.destroyed.connect(self._close)
         self.native_parent_changed.connect(self._close_if_removed)
 
@@ -217,7 +216,6 @@ class BlendedInference(Container):
         if not self._busy:
             self._file_settings.take(settings)
             self._show_others()
-            align_labels(self)
 
     def _forget_settings(self) -> None:
         self._file_settings.forget()
