@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import zipfile
@@ -7,9 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from models.conftest import script
 from napari_seamless.engine.errors import ModelError
-from napari_seamless.models import LoadedModel, MismatchError, inspect_checkpoint, load_model
+from napari_seamless.models import (
+    Checkpoint,
+    LoadedModel,
+    MismatchError,
+    ModelReport,
+    inspect_checkpoint,
+    load_model,
+)
+from napari_seamless.models.parts import format_of, parts_of, sha256_of
 
 ARCHITECTURE = "lab_net:Net"
 LINEAR = {"in_features": 2, "out_features": 1}
@@ -46,7 +57,8 @@ class TestLoading:
     @pytest.mark.parametrize("kind", ["torchscript", "state dict", "legacy state dict"])
     @pytest.mark.parametrize("as_path", [str, Path])
     def test_same_output_as_the_network_it_was_saved_from(self, checkpoint, network, kind, as_path):
-        loaded = load_model(as_path(checkpoint(kind)), ARCHITECTURE, {"width": 4})
+        told = () if kind == "torchscript" else (ARCHITECTURE, {"width": 4})
+        loaded = load_model(as_path(checkpoint(kind)), *told)
         assert isinstance(loaded, LoadedModel)
         assert not loaded.module.training
         patch = torch.rand(2, 1, 4, 5, 6)
@@ -77,9 +89,11 @@ class TestLoading:
             "notes": (),
             "refused": (),
             "non_finite": (),
+            "infinite": (),
             "never_updated": ("1",),
             "patch_dependent": (),
             "probe": None,
+            "is_built": True,
         }
         assert (report.in_channels, report.out_channels) == (1, None)
 
@@ -240,6 +254,199 @@ class TestRefusals:
         }.items():
             path.write_bytes(content)
             assert refusal(path) == said
+
+
+class TestNetworkOfTheFile:
+    @pytest.mark.parametrize(
+        ("options", "listed"),
+        [
+            ({"architecture": ARCHITECTURE}, "architecture"),
+            (
+                {"architecture": ARCHITECTURE, "arguments": {"width": 4}},
+                "architecture and arguments",
+            ),
+            ({"weights": "ema"}, "weights"),
+        ],
+    )
+    @pytest.mark.parametrize("load", [load_model, inspect_checkpoint])
+    def test_takes_no_other(self, checkpoint, options, listed, load):
+        path = checkpoint("torchscript")
+        with pytest.raises(ModelError) as caught:
+            load(path, **options)
+        assert str(caught.value) == (
+            f"{path} is TorchScript, which carries its own network: leave out {listed}"
+        )
+
+    def test_that_could_not_be_built_is_said(self, tmp_path):
+        path = tmp_path / "net.pt"
+        torch.save({"a": torch.ones(3)}, path)
+        report = ModelReport(
+            str(path), "state dict", "", 3, 1, notes=("the file names the network x:Y, which ...",)
+        )
+        with pytest.raises(ModelError) as caught:
+            Checkpoint(None, report).model()
+        assert str(caught.value).startswith(
+            f"{path} is a state dict of 1 tensors, and the file names the network x:Y, which ...; "
+            "or give architecture and arguments, for example architecture='monai.networks"
+        )
+
+
+class TestNonFinite:
+    @pytest.fixture
+    def masked(self, tmp_path, monkeypatch):
+        """Save a network with a mask of infinity, as attention has it, and set a value in it."""
+        code = (
+            "import torch\nfrom torch import nn\n"
+            "class Net(nn.Module):\n"
+            "    def __init__(self):\n"
+            "        super().__init__()\n"
+            "        self.conv, self.norm = nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2)\n"
+            "        self.scale = nn.Parameter(torch.ones(1))\n"
+            "        self.register_buffer('mask', torch.tensor([0.0, -torch.inf]))\n"
+            "    def forward(self, x):\n"
+            "        return self.norm(self.conv(x)) * self.scale * self.mask.exp()[0]\n"
+        )
+        (tmp_path / "lab" / "masked_net.py").write_text(code)
+        from masked_net import Net
+
+        def write(scripted, **values):
+            network = Net().eval()
+            with torch.no_grad():
+                for name, value in values.items():
+                    dict(network.state_dict())[name.replace("__", ".")][0] = value
+            path = tmp_path / "net.pt"
+            if scripted:
+                script(network, path)
+                return path, ()
+            torch.save(network.state_dict(), path)
+            return path, ("masked_net:Net",)
+
+        return write
+
+    @pytest.mark.parametrize("scripted", [False, True])
+    def test_a_mask_of_infinity_is_no_reason_to_refuse(self, masked, scripted):
+        path, options = masked(scripted)
+        model = load_model(path, *options)
+        assert (model.report.infinite, model.report.non_finite) == (("mask",), ())
+        assert "1 tensor beside the weights with infinity (mask): " in model.report.warnings()[0]
+        assert bool(torch.isfinite(model.module(torch.rand(1, 1, 2, 2, 2))).all())
+
+    @pytest.mark.parametrize("scripted", [False, True])
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("mask", torch.nan),
+            ("conv.weight", torch.inf),
+            ("scale", -torch.inf),
+            ("norm.running_var", torch.inf),
+        ],
+    )
+    def test_other_values_are_refused(self, masked, scripted, name, value):
+        path, options = masked(scripted, **{name: value})
+        assert inspect_checkpoint(path, *options).non_finite == (name,)
+        assert refusal(path, *options).startswith(
+            f"{path} holds weights that are NaN or infinite ({name}); take a checkpoint from before"
+        )
+
+
+class Watched(nn.Conv3d):
+    """Counts the calls of this very object, and may refuse to be copied."""
+
+    def __init__(self, is_copied):
+        super().__init__(1, 1, 1)
+        self.calls, self.is_copied = [], is_copied
+
+    def __deepcopy__(self, memo):
+        if not self.is_copied:
+            raise TypeError("cannot pickle a session")
+        copy = Watched(True)
+        copy.load_state_dict(self.state_dict())
+        return copy
+
+    def forward(self, x):
+        self.calls.append(x.device)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("is_copied", [True, False])
+def test_a_copy_is_tried_as_a_run_may_use_the_network(is_copied):
+    network = Watched(is_copied)
+    report = ModelReport("net.pt", "state dict", "", 2, 2, architecture="m:C")
+    probed = Checkpoint(network, report).probed()
+    assert (probed.probe.in_channels, probed.probe.multiples) == (1, (1, 1, 1))
+    assert bool(network.calls) != is_copied
+
+
+FILES = {
+    "nnunet": (
+        ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth"),
+        ("fold_0/validation/case.npz", "fold_0/progress.png", "plans.txt"),
+    ),
+    "monai_bundle": (
+        ("configs/inference.json", "configs/metadata.json", "models/model.pt", "scripts/n.py"),
+        ("docs/README.md", "models/.model.pt.swp", "scripts/__pycache__/n.pyc", "data/a.nii"),
+    ),
+    "bioimageio": (("rdf.yaml", "weights.pt", "net/net.py"), (".git/HEAD", "net/.DS_Store")),
+}
+"""For each format, which files of a folder make the prediction, and which do not."""
+
+
+class TestSum:
+    """Of folders; what a format has in them is written by the tests of that format."""
+
+    @pytest.fixture(params=FILES)
+    def made(self, request, tmp_path):
+        for name in itertools.chain(*FILES[request.param]):
+            (tmp_path / "net" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "net" / name).write_text(name)
+        return tmp_path / "net", request.param
+
+    def test_of_what_makes_the_prediction(self, made):
+        root, kind = made
+        parts, others = FILES[kind]
+        before = sha256_of(root, kind)
+        assert parts_of(root, kind) == [root / name for name in parts] or kind != "nnunet"
+        assert {each.relative_to(root).as_posix() for each in parts_of(root, kind)} == set(parts)
+        for name in others:
+            (root / name).write_text("more")
+        assert sha256_of(root, kind) == before
+        for name in parts:
+            (root / name).write_text("more")
+            assert sha256_of(root, kind) != before
+            (root / name).write_text(name)
+        assert sha256_of(root.rename(root.with_name("moved")), kind) == before
+
+    def test_does_not_depend_on_which_file_was_named(self, made):
+        root, kind = made
+        for name in ("plans.json", "dataset.json", "fold_0", "fold_0/checkpoint_final.pth"):
+            if kind == "nnunet":
+                assert sha256_of(root / name, kind) == sha256_of(root, kind)
+        for name in ("configs/inference.json", "models/model.pt", "rdf.yaml"):
+            if (root / name).is_file():
+                assert sha256_of(root / name, kind) == sha256_of(root, kind)
+
+    def test_of_one_fold(self, tmp_path):
+        for name in ("plans.json", "fold_0/checkpoint_best.pth", "fold_1/checkpoint_best.pth"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(name)
+        one = [tmp_path / "plans.json", tmp_path / "fold_1" / "checkpoint_best.pth"]
+        assert parts_of(tmp_path / "fold_1", "nnunet") == parts_of(one[1], "nnunet") == one
+        assert len(parts_of(tmp_path, "nnunet")) == 3
+
+    @pytest.mark.parametrize("kind", ["monai_bundle", "bioimageio", "torch_save"])
+    def test_of_one_file(self, tmp_path, kind):
+        (tmp_path / "other.pt").write_text("other")
+        (tmp_path / "net.zip").write_text("net")
+        assert parts_of(tmp_path / "net.zip", kind) == [tmp_path / "net.zip"]
+        assert sha256_of(tmp_path / "net.zip", kind) == hashlib.sha256(b"net").hexdigest()
+
+    def test_an_architecture_opens_weights_for_themselves(self, checkpoint, tmp_path):
+        (tmp_path / "fold_0").mkdir()
+        (tmp_path / "plans.json").write_text("{}")
+        path = checkpoint("state dict").rename(tmp_path / "fold_0" / "checkpoint_final.pth")
+        assert (format_of(path), format_of(path, ARCHITECTURE)) == ("nnunet", "torch_save")
+        report = load_model(path, ARCHITECTURE).report
+        assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class TestRealNetwork:

@@ -10,6 +10,7 @@ from napari_seamless.models.examine import (
     examined,
     first_convolution,
     frozen_tensors,
+    infinite,
     never_updated,
     non_finite,
     parameter_count,
@@ -62,7 +63,15 @@ class TestTensors:
 
     def test_non_finite(self):
         tensors = {"a": torch.ones(2), "b": torch.tensor([1, torch.nan]), "c": torch.ones(1).int()}
-        assert non_finite({**tensors, "d": torch.tensor([-torch.inf])}) == ("b", "d")
+        tensors |= {"d": torch.tensor([-torch.inf]), "e": torch.tensor([torch.inf, torch.nan])}
+        assert non_finite(tensors) == ("b", "e")
+        assert infinite(tensors) == ("d",)
+        assert non_finite(tensors, {"d"}) == ("b", "d", "e")
+        assert infinite(tensors, {"d"}) == ()
+
+    @pytest.mark.parametrize("name", ["weight", "a.bias", "n.running_mean", "n.running_var"])
+    def test_what_training_makes_is_known_by_its_name(self, name):
+        assert non_finite({name: torch.tensor([torch.inf])}) == (name,)
 
 
 class TestNeverUpdated:
@@ -181,6 +190,19 @@ class TestFrozen:
         (name,) = examined(Opened("TorchScript", frozen))["non_finite"]
         assert name.startswith("constant ")
 
+    def test_mask(self, tmp_path):
+        class Masked(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+            def forward(self, x):
+                return x + self.mask
+
+        frozen = saved(torch.jit.freeze(torch.jit.script(Masked().eval())), tmp_path / "b.pt")
+        facts = examined(Opened("TorchScript", frozen))
+        assert (len(facts["infinite"]), facts["non_finite"]) == (1, ())
+
 
 class TestFirstConvolution:
     def test_kinds(self, mixed, network, tmp_path):
@@ -214,6 +236,10 @@ class TestExamined:
     def test_without_a_network(self, network):
         facts = examined(Opened("state dict", None, network.state_dict()))
         assert (facts["parameters"], facts["patch_dependent"]) == (130, ())
+
+    def test_what_the_file_says_goes_before_what_the_modules_are(self, mixed):
+        opened = Opened("ONNX", mixed, patch_dependent=("Attention (3)",))
+        assert examined(opened)["patch_dependent"] == ("Attention (3)",)
 
     def test_without_tensors(self, network):
         facts = examined(Opened("ONNX", network))

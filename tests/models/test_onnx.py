@@ -1,3 +1,4 @@
+import hashlib
 import io
 import math
 import sys
@@ -15,6 +16,7 @@ from napari_seamless.models import inspect_checkpoint, load_model, sniff_format
 from napari_seamless.models import onnx as onnx_format
 from napari_seamless.models.examine import examined
 from napari_seamless.models.opened import Wanted
+from napari_seamless.models.parts import parts_of
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -213,8 +215,24 @@ class TestReport:
         own = sum(each.numel() for each in small().parameters())
         assert report.parameters == own + 2 * 8  # instance normalisation always scales in ONNX
         assert report.details == {"made by": "pytorch"}
-        assert report.notes[0] == "it runs on the CPU (onnxruntime), whatever device is chosen"
-        assert "looks at the whole patch (InstanceNormalization (1)): " in report.notes[1]
+        assert report.notes == ("it runs on the CPU (onnxruntime), whatever device is chosen",)
+        assert report.patch_dependent == ("InstanceNormalization (1)",)
+        assert "(InstanceNormalization (1)): the same voxel comes out" in report.warnings()[0]
+
+    def test_sum_covers_weights_beside(self, files, tmp_path):
+        for name in ("newer_free.onnx", "newer_free.onnx.data"):
+            (tmp_path / name).write_bytes((files / name).read_bytes())
+        path, beside = tmp_path / "newer_free.onnx", tmp_path / "newer_free.onnx.data"
+        assert parts_of(path, "onnx") == [path, beside]
+        before = load_model(path).report.sha256
+        beside.write_bytes(beside.read_bytes()[:-4] + np.float32(0.5).tobytes())
+        assert load_model(path).report.sha256 != before
+        alone = files / "older_free.onnx"
+        assert load_model(alone).report.sha256 == hashlib.sha256(alone.read_bytes()).hexdigest()
+
+    def test_takes_no_other_network(self, files):
+        with pytest.raises(ModelError, match="is ONNX, which carries its own network: leave out w"):
+            load_model(files / "newer_free.onnx", weights="ema")
 
     def test_weights_by_name(self, files):
         for name in ("newer_free", "newer_fixed", "older_free"):

@@ -8,6 +8,7 @@ from torch import nn
 
 from napari_seamless.models.probe import probe
 from napari_seamless.models.report import ModelReport, Probe
+from napari_seamless.models.trials import Input, Trials
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
@@ -473,3 +474,11 @@ class TestUndisturbed:
 
         assert tried(Does(function)).multiples == (1, 1, 1)
         assert not recwarn.list
+
+
+def test_inputs_are_given_on_the_device_of_the_network():
+    devices = []
+    network = nn.Sequential(Does(lambda x: devices.append(x.device) or x), nn.Conv3d(1, 2, 1))
+    trials = Trials(network.to("meta"), None, AMPLE, Clock(0))
+    assert trials.size(Input(1, (4, 5, 6))) == (4, 5, 6)
+    assert devices == [torch.device("meta")]

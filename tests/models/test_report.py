@@ -163,9 +163,9 @@ class TestSizes:
     def test_one_line_for_all_axes(self):
         assert report(probe=PROBE).size_problem((7, 100, 12)) == (
             "a network input of 7 x 100 x 12 (patch_size and halo) cannot work: "
-            "7 along z is no multiple of 2, choose 16; "
+            "7 along z is no multiple of 2, try 6, or choose 16; "
             "100 along y is no multiple of 8, choose 96 or 104; "
-            "12 along x is no multiple of 8, choose 16"
+            "12 along x is no multiple of 8, try 8, or choose 16"
         )
 
     @pytest.mark.parametrize(
@@ -240,6 +240,7 @@ class TestLines:
             notes=("'module.' was taken off the tensors' names",),
             refused=("builtins.open",),
             non_finite=("a", "b", "c", "d", "e", "f"),
+            infinite=("mask", "m"),
             never_updated=("norm",),
             patch_dependent=("InstanceNorm3d (12)",),
         )
@@ -256,21 +257,30 @@ class TestLines:
             "input as the file fixes it (B, C, Z, Y, X): (any, 1, any, 64, 64)",
             "settings from the file: patch_size (8, 64, 64), activation 'sigmoid'",
             "every tensor fits",
+            "not run: builtins.open",
             "warning: 6 tensors with NaN or infinity (a, b, c, d, e, ...): take a checkpoint from "
             "before its training diverged",
+            "warning: 2 tensors beside the weights with infinity (mask, m): in masks it is "
+            "meant, elsewhere it is not",
             "warning: batch normalisation was never updated in 1 layer (norm): its statistics are "
             "those of before any training",
             "warning: layers that look at the whole patch (InstanceNorm3d (12)): the same voxel "
             "comes out differently in another patch; use large patches and much overlap",
             "warning: it is odd",
-            "warning: the file asked to run builtins.open: refused",
             "note: 'module.' was taken off the tensors' names",
             "in the file: epoch = 3",
             lines[-2],
             "in the file: many = [0, 1, 2, 3, 4, 5, 6, 7, ...]",
         ]
         assert len(lines[-2]) < 120
-        assert [f"warning: {text}" for text in found.warnings()] == lines[13:18]
+        assert [f"warning: {text}" for text in found.warnings()] == lines[14:19]
+
+    def test_not_built(self):
+        not_run = dataclasses.replace(FITS, refused=("a:B",), is_built=False)
+        assert not_run.lines()[-3:-1] == ["the network was not built", "not run: a:B"]
+        assert not_run.lines()[-1].startswith("warning: the network was not built: that would run")
+        for other in ({"is_built": True}, {"missing": ("a",)}, {"architecture": None}):
+            assert dataclasses.replace(not_run, **other).warnings() == ()
 
     def test_refused_by_the_network(self):
         found = dataclasses.replace(FITS, probe=Probe(None, None, None, (), (), (), note="it did"))

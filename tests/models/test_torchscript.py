@@ -11,7 +11,7 @@ from torch import nn
 
 import napari_seamless as ns
 from napari_seamless.engine.errors import ModelError
-from napari_seamless.models import load_model, torchscript
+from napari_seamless.models import inspect_checkpoint, load_model, torchscript
 from napari_seamless.models.examine import examined
 from napari_seamless.models.opened import Wanted
 
@@ -294,3 +294,43 @@ class TestHostile:
         for part in range(20):
             path.write_bytes(content[: len(content) * (part + 1) // 21])
             assert "is cut short or damaged (" in refusal(path)
+
+    def test_memory_beyond_a_tensor(self, path):
+        class Reaches(nn.Module):
+            def forward(self, batch: torch.Tensor) -> torch.Tensor:
+                return torch.ops.aten._reshape_alias(batch, [1000000], [1000000]).sum() + batch
+
+        torch.jit.script(Reaches()).save(path)
+        assert "asks to run 'torch._reshape_alias'" in refusal(path)
+
+    def test_loop_while_loading(self, path):
+        torch.jit.script(LoadsInALoop()).save(path)
+        assert "a loop while it is loaded" in refusal(path)
+
+    def test_buffer_that_seems_larger_than_any_memory(self, path):
+        network = nn.Identity()
+        network.register_buffer("one", torch.ones(1).expand(10**6, 10**6))
+        torch.jit.script(network).save(path)
+        report = inspect_checkpoint(path)
+        assert (report.tensors, report.non_finite) == (1, ())
+
+
+class LoadsInALoop(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.count = 3
+
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.count, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[int, bool]):
+        self.count = state[0]
+        self.training = state[1]
+        turns = 0
+        while turns < 5:
+            turns += 1
+
+    def forward(self, batch):
+        return batch

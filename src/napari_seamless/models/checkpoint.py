@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import importlib
 import os
 from collections.abc import Mapping
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models.opened import Opened, Wanted
+from napari_seamless.models.parts import format_of, sha256_of
 from napari_seamless.models.report import MismatchError, ModelReport
-from napari_seamless.models.sniff import sniff_format, whole_of
+from napari_seamless.models.sniff import Format
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +32,13 @@ _MODULES = {
     "nnunet": "nnunet",
 }
 """For each format, the file here that opens it; imported when needed."""
+
+_WHOLE = {"torchscript": "TorchScript", "torch_export": "torch.export", "onnx": "ONNX"}
+"""Formats of files that carry their own network, so that nothing about it can be chosen."""
+_EXAMPLE = (
+    "give architecture and arguments, for example architecture='monai.networks.nets:UNet', "
+    "arguments={'spatial_dims': 3, 'in_channels': 1, ...}"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,23 +92,19 @@ class Checkpoint:
         UntrustedError
             If the network can be built only by running code that the file brings.
         ModelError
-            If it is not known how the network is built, or its weights are not finite.
+            If it is not known how the network is built, or its parameters or running statistics
+            are not finite.
         """
         report = self.report
         if report.misfits:
             raise MismatchError(report)
-        if self.module is None and report.architecture and report.refused:
+        if report.is_refused:
             raise UntrustedError(
                 f"{report.path} would run {', '.join(report.refused)}, which was refused: give "
                 "architecture and arguments, or say that you trust the file (--trust)"
             )
         if self.module is None:
-            raise ModelError(
-                f"{report.path} is a {report.format} of {report.tensors} tensors, which does not "
-                "say how its network is built: give architecture and arguments, for example "
-                "architecture='monai.networks.nets:UNet', arguments={'spatial_dims': 3, "
-                "'in_channels': 1, ...}"
-            )
+            raise ModelError(_unknown_network(report))
         if report.non_finite:
             raise ModelError(
                 f"{report.path} holds weights that are NaN or infinite "
@@ -110,12 +114,16 @@ class Checkpoint:
         return LoadedModel(self.module.eval(), report)
 
     def probed(self) -> ModelReport:
-        """Return the report, with what the network, if there is one, does with small inputs."""
+        """Return the report, with what the network, if there is one, does with small inputs.
+
+        A copy of it is tried, on the CPU: a run may have moved it to another device, and may be
+        running it at this moment.
+        """
         from napari_seamless.models.probe import probe
 
         if self.module is None:
             return self.report
-        return replace(self.report, probe=probe(self.module.eval(), self.report))
+        return replace(self.report, probe=probe(_copied(self.module).eval(), self.report))
 
 
 def load_model(
@@ -137,7 +145,7 @@ def load_model(
         Network of a state dict: "module.path:Class", the name of a network of MONAI ("UNet"), or
         one that PyTorch Connectomics uses ("monai_unet"). Without it, the file is asked, then some
         networks of MONAI are guessed from the tensors' shapes. A file that carries its own network
-        takes none.
+        (TorchScript, torch.export, ONNX) takes none, nor arguments or weights.
     arguments : mapping, optional
         What the class is called with; without an architecture, what a guess must not change.
     trust : bool
@@ -155,8 +163,9 @@ def load_model(
     MismatchError
         If any tensor is missing, unexpected or of another shape; its `report` names all of them.
     ModelError
-        If there is no such file, it is no such checkpoint, the network cannot be built, or its
-        weights are not finite.
+        If there is no such file, it is no such checkpoint, the network cannot be built, its
+        parameters or running statistics are not finite, or it carries its own network and was
+        given another.
 
     Examples
     --------
@@ -224,26 +233,37 @@ def read_checkpoint(
     wanted = Wanted(
         Path(os.path.expanduser(path)), architecture or None, arguments or {}, trust, weights
     )
-    opened = _opened(wanted)
-    report = ModelReport(path=str(path), sha256=_sha256(wanted.path), **examined(opened))
+    kind = format_of(wanted.path, wanted.architecture)
+    opened = _opened(wanted, kind)
+    sha256 = sha256_of(wanted.path, kind)
+    report = ModelReport(path=str(path), sha256=sha256, **examined(opened))
     return Checkpoint(opened.module, report)
 
 
-def _opened(wanted: Wanted) -> Opened:
-    kind = sniff_format(wanted.path)
-    if kind == "torch_save" and wanted.architecture is None:
-        kind = whole_of(wanted.path) or kind
+def _opened(wanted: Wanted, kind: Format) -> Opened:
+    ignored = [name for name in ("architecture", "arguments", "weights") if getattr(wanted, name)]
+    if kind in _WHOLE and ignored:
+        raise ModelError(
+            f"{wanted.path} is {_WHOLE[kind]}, which carries its own network: leave out "
+            f"{' and '.join(ignored)}"
+        )
     module = importlib.import_module(f"napari_seamless.models.{_MODULES[kind]}")
     opened: Opened = module.open_checkpoint(wanted)
     return opened
 
 
-def _sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, or of all files of a folder with their names, in order."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    whole = hashlib.sha256()
-    for each in sorted(each for each in path.rglob("*") if each.is_file()):
-        whole.update(f"{each.relative_to(path).as_posix()}\0{_sha256(each)}\0".encode())
-    return whole.hexdigest()
+def _unknown_network(report: ModelReport) -> str:
+    """Return why there is no network, and what to do."""
+    what = f"{report.path} is a {report.format} of {report.tensors} tensors"
+    for note in report.notes:
+        if note.startswith("the file names the network"):
+            return f"{what}, and {note}; or {_EXAMPLE}"
+    return f"{what}, which does not say how its network is built: {_EXAMPLE}"
+
+
+def _copied(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of a network on the CPU; what cannot be copied, as ONNX, is returned itself."""
+    try:
+        return copy.deepcopy(module).cpu()
+    except Exception:  # a network may raise anything
+        return module

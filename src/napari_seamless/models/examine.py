@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from napari_seamless.models.opened import Opened
 from napari_seamless.models.weights import StateDict
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_FROM_TRAINING = ("weight", "bias", "running_mean", "running_var")
 _WITH_STATISTICS = re.compile(r"_?(Sync|Lazy)?(Instance|Batch)Norm(\dd)?(NVFuser)?")
 _QUERIES = {"in_proj", "q", "q_proj", "qkv", "query", "query_conv", "theta", "to_q", "to_qkv"}
 """What networks call the projections of attention, which the gates of attention U-Nets lack."""
@@ -38,14 +39,18 @@ def examined(opened: Opened) -> dict[str, Any]:
         name: value for name, value in vars(opened).items() if name not in ("module", "tensors")
     }
     tensors = dict(opened.tensors)
+    learnt: set[str] = set()
     if opened.module is not None:
+        learnt |= {name for name, _ in opened.module.named_parameters()}
         tensors = (tensors or named_tensors(opened.module)) | frozen_tensors(opened.module)
     return facts | {
         "parameters": parameter_count(tensors),
         "tensors": len(opened.tensors),
-        "non_finite": non_finite(tensors),
+        "non_finite": non_finite(tensors, learnt),
+        "infinite": infinite(tensors, learnt),
         "never_updated": never_updated(tensors),
-        "patch_dependent": () if opened.module is None else patch_dependent(opened.module),
+        "patch_dependent": opened.patch_dependent or _patch_dependent(opened.module),
+        "is_built": opened.module is not None,
     }
 
 
@@ -58,12 +63,35 @@ def parameter_count(tensors: StateDict) -> int:
     )
 
 
-def non_finite(tensors: StateDict) -> tuple[str, ...]:
-    """Return the names of tensors with NaN or infinity in them."""
+def non_finite(tensors: StateDict, learnt: Set[str] = frozenset()) -> tuple[str, ...]:
+    """Return the names of tensors whose values spoil a prediction.
+
+    That is NaN anywhere, and infinity in what was learnt or counted in training. Masks, which are
+    buffers or constants, may hold infinity.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        Of a checkpoint.
+    learnt : set of str
+        Which are parameters; weights, biases and running statistics are known by their names.
+    """
     return tuple(
         name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        for name, tensor in _fractions(tensors)
+        if bool(torch.isnan(tensor).any())
+        or (_is_learnt(name, learnt) and bool(torch.isinf(tensor).any()))
+    )
+
+
+def infinite(tensors: StateDict, learnt: Set[str] = frozenset()) -> tuple[str, ...]:
+    """Return the names of the other tensors with infinity in them; see `non_finite`."""
+    return tuple(
+        name
+        for name, tensor in _fractions(tensors)
+        if not _is_learnt(name, learnt)
+        and bool(torch.isinf(tensor).any())
+        and not bool(torch.isnan(tensor).any())
     )
 
 
@@ -138,6 +166,27 @@ def first_convolution(module: nn.Module) -> tuple[int, int] | None:
             weights += [node.t("value") for node in nodes if node.kind() == "prim::Constant"]
     shapes = [each.shape for each in weights if each.ndim in (4, 5)]
     return (len(shapes[0]) - 2, shapes[0][1]) if shapes else None
+
+
+def _fractions(tensors: StateDict) -> Iterator[tuple[str, torch.Tensor]]:
+    return (
+        (name, _distinct(tensor)) for name, tensor in tensors.items() if tensor.is_floating_point()
+    )
+
+
+def _distinct(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor without its repetitions: an expanded one may seem larger than any memory."""
+    if tensor.layout is not torch.strided:
+        return tensor
+    return tensor[tuple(slice(0, 1) if step == 0 else slice(None) for step in tensor.stride())]
+
+
+def _is_learnt(name: str, learnt: Set[str]) -> bool:
+    return name in learnt or name.rpartition(".")[2] in _FROM_TRAINING
+
+
+def _patch_dependent(module: nn.Module | None) -> tuple[str, ...]:
+    return () if module is None else patch_dependent(module)
 
 
 def _kind(part: nn.Module) -> str:

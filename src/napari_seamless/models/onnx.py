@@ -37,6 +37,8 @@ _ONLY_FATAL = 4
 """What onnxruntime prints; it raises all other errors, too."""
 _ON_CPU = "it runs on the CPU (onnxruntime), whatever device is chosen"
 
+_LARGEST = 2**31
+
 
 class OnnxNetwork(nn.Module):
     """A network that onnxruntime runs, on the CPU.
@@ -76,7 +78,12 @@ def open_checkpoint(wanted: Wanted) -> Opened:
         its folder, or it takes anything but one batch of images.
     """
     try:
+        size = wanted.path.stat().st_size
+        if size > _LARGEST:  # Protocol Buffers' own limit
+            raise ModelError(f"{wanted.path} has {size:,} bytes, more than an ONNX file can have")
         model = wanted.path.read_bytes()
+    except ModelError:
+        raise
     except OSError as error:
         raise ModelError(f"checkpoint {wanted.path} cannot be read: {one_line(error)}") from error
     return _opened(model, wanted.path, has_folder=True)
@@ -111,7 +118,7 @@ def _opened(model: bytes, path: Path, *, has_folder: bool) -> Opened:
         check_files(beside, path)
         session = _session(path if beside else model, path)
         found = _described(session, weights_in(model, path.parent), path)
-        return replace(found, notes=(*found.notes, *_looks_at_patch(model)))
+        return replace(found, patch_dependent=tuple(_looks_at_patch(model)))
     except ModelError:
         raise
     except (ValueError, LookupError, OSError) as error:
@@ -187,9 +194,4 @@ def _notes(session: Any) -> Iterator[str]:
 
 def _looks_at_patch(model: bytes) -> Iterator[str]:
     counts = operations_in(model)
-    found = [f"{kind} ({counts[kind]})" for kind in _WHOLE_PATCH if counts[kind]]
-    if found:
-        yield (
-            f"it looks at the whole patch ({', '.join(found)}): the same voxel comes out "
-            "differently in another patch; use large patches and much overlap"
-        )
+    return (f"{kind} ({counts[kind]})" for kind in _WHOLE_PATCH if counts[kind])

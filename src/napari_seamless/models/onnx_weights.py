@@ -5,17 +5,22 @@ message itself. Only what holds tensors is looked into; numbers of fields are th
 onnx/onnx.proto.
 """
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from napari_seamless.engine.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 _INSIDE = {
@@ -54,6 +59,9 @@ class _Tensor:
             return np.frombuffer(self.content, dtype).reshape(self.dims)
         offset = int(self.external.get("offset", 0))
         place = folder / self.external["location"]
+        size = math.prod(self.dims) * dtype.itemsize
+        if min(self.dims, default=0) < 0 or offset + size > place.stat().st_size:
+            raise ValueError(f"{self.name} claims more bytes than {place.name} has")
         return np.fromfile(place, dtype, math.prod(self.dims), offset=offset).reshape(self.dims)
 
 
@@ -72,6 +80,8 @@ def weights_in(model: bytes, folder: Path) -> dict[str, torch.Tensor]:
     ValueError, LookupError
         If it is damaged.
     """
+    import torch
+
     found = [_read(content) for depth, content in _tensors(model) if depth == 1]
     found.reverse()  # the last that is found is the first in the file
     return {

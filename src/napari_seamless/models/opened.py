@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
+PICKLED = "pickled module"
+"""The format of a file that holds a whole network as a pickle."""
+
 Origin = Literal["given", "file", "guessed"]
 Shape = tuple[int | None, ...]
 
@@ -74,6 +77,8 @@ class Opened:
         What was done or assumed that the user should know, a line each.
     refused : tuple of str
         What the file asked to run and was refused, a name each.
+    patch_dependent : tuple of str
+        As in `ModelReport`, where the module does not show it; found by looking at it if empty.
     """
 
     format: str
@@ -92,3 +97,4 @@ class Opened:
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    patch_dependent: tuple[str, ...] = ()

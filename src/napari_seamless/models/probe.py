@@ -41,7 +41,7 @@ def probe(
     Parameters
     ----------
     module : torch.nn.Module
-        On the CPU. Its modes, and torch's random state, are as before afterwards.
+        On any device. Its modes, and torch's random state, are as before afterwards.
     report : ModelReport
         What is known already: channels, a fixed input, the patch size.
     seconds : float

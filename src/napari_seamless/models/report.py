@@ -48,9 +48,12 @@ class Sizes:
             return None
         below, above = size - beyond, max(self.first, size - beyond + self.step)
         base = "no" if self.first % self.step == 0 else f"not {self.first} plus a"
-        # nothing is known of sizes below the first one that was seen to work
-        choice = f"{below} or {above}" if below >= self.first else f"{above}"
-        return f"is {base} multiple of {self.step}, choose {choice}"
+        choice = f"choose {above}"
+        if below >= self.first:
+            choice = f"choose {below} or {above}"
+        elif below > 0 and below % self.step == 0:  # not seen to work, but likely
+            choice = f"try {below}, or choose {above}"
+        return f"is {base} multiple of {self.step}, {choice}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ class ModelReport:
     format : str
         As people call it: "TorchScript", "state dict", "MONAI bundle".
     sha256 : str
-        Of the file, hexadecimal; of a folder, of its files' names and sums.
+        Of the file, hexadecimal; of a folder, of the names and sums of the files in it that make
+        the prediction, also if one of them was named; see `parts.parts_of`.
     parameters : int
         Numbers in the file that were learnt; running statistics of normalisation do not count.
     tensors : int
@@ -144,13 +148,18 @@ class ModelReport:
     refused : tuple of str
         What the file asked to run and was refused, a name each.
     non_finite : tuple of str
-        Tensors with NaN or infinity in them.
+        Tensors with NaN, and parameters and running statistics with infinity in them; such a
+        checkpoint is not run.
+    infinite : tuple of str
+        Other tensors with infinity in them: masks of attention have it for a reason.
     never_updated : tuple of str
         Layers of batch normalisation whose statistics are as they were before any training.
     patch_dependent : tuple of str
         Kinds of layers that look at the whole patch, with their number: "InstanceNorm3d (12)".
     probe : Probe or None
         What the network did with small inputs; only from `inspect_checkpoint`.
+    is_built : bool
+        Whether there is a network with these weights in it.
     """
 
     path: str
@@ -172,9 +181,11 @@ class ModelReport:
     notes: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     non_finite: tuple[str, ...] = ()
+    infinite: tuple[str, ...] = ()
     never_updated: tuple[str, ...] = ()
     patch_dependent: tuple[str, ...] = ()
     probe: Probe | None = None
+    is_built: bool = True
 
     @property
     def in_channels(self) -> int | None:
@@ -240,6 +251,12 @@ class ModelReport:
         return (
             f"a network input of {given} (patch_size and halo) cannot work: {'; '.join(problems)}"
         )
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the network could be built only by running what was refused."""
+        is_known = self.architecture is not None and not self.misfits
+        return is_known and not self.is_built and bool(self.refused)
 
     @property
     def grouped(self) -> dict[str, dict[str, tuple[str, ...]]]:

@@ -4,7 +4,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from napari_seamless.engine.errors import ModelError, one_line
@@ -33,6 +33,7 @@ BUNDLE_CONFIGS = (
 BIOIMAGEIO_NAMES = ("bioimageio.yaml", "rdf.yaml", "model.yaml")
 NNUNET_PLANS = "plans.json"
 
+_ENDINGS = (".pt", ".pth", ".pt2", ".ckpt", ".safetensors", ".onnx", ".ts")
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The magic number of torch.save before 1.6, pickled."""
@@ -88,7 +89,7 @@ def sniff_format(path: str | Path) -> Format:
 def whole_of(path: Path) -> Format | None:
     """Return the format of the bundle or nnU-Net folder whose weights a file is, if it is any's."""
     folder = path.parent
-    if folder.name.startswith("fold_") and (folder.parent / NNUNET_PLANS).is_file():
+    if folder.name.startswith("fold_") and _has_any(folder.parent, (NNUNET_PLANS,)):
         return "nnunet"
     if folder.name == "models" and _has_any(folder.parent, BUNDLE_CONFIGS):
         return "monai_bundle"
@@ -140,9 +141,9 @@ def _folder_format(path: Path) -> Format:
         return "monai_bundle"
     if _has_any(path, BIOIMAGEIO_NAMES):
         return "bioimageio"
-    if (path / NNUNET_PLANS).is_file():
+    if _has_any(path, (NNUNET_PLANS,)):
         return "nnunet"
-    if path.name.startswith("fold_") and (path.parent / NNUNET_PLANS).is_file():
+    if path.name.startswith("fold_") and _has_any(path.parent, (NNUNET_PLANS,)):
         return "nnunet"
     raise ModelError(
         f"checkpoint {path} is a folder, but no MONAI bundle ({BUNDLE_CONFIGS[0]}), bioimage.io "
@@ -156,6 +157,12 @@ def _zip_format(path: Path) -> Format:
             names = archive.namelist()
     except Exception as error:  # a damaged archive leads zipfile into any of them
         raise ModelError(damaged(path, error)) from error
+    outside = next(filter(_climbs_out, names), None)
+    if outside is not None:
+        raise ModelError(
+            f"{path} holds {outside!r}, which leads out of its folder; nothing was read: get it "
+            "from where you trust it"
+        )
     below = {name.partition("/")[2] for name in names}
     if "constants.pkl" in below and any(name.startswith("code/") for name in below):
         return "torchscript"
@@ -169,7 +176,15 @@ def _zip_format(path: Path) -> Format:
         return "bioimageio"
     if _within(names, (NNUNET_PLANS,)):
         raise ModelError(f"{path} is a zipped nnU-Net folder; unzip it and name the folder")
+    inside = [name for name in names if name.endswith(_ENDINGS)]
+    if len(inside) == 1:
+        raise ModelError(f"{path} is a zip archive around {inside[0]}; unzip it and give that")
     raise ModelError(f"{path} is a zip archive without a network in it; give {FORMATS_TEXT}")
+
+
+def _climbs_out(name: str) -> bool:
+    """Whether a name in an archive is not below the archive's root, with slashes of any kind."""
+    return name.startswith(("/", "\\")) or ".." in PureWindowsPath(name).parts
 
 
 def _safetensors(path: Path, header: int) -> Format:
@@ -187,7 +202,7 @@ def _described_by(path: Path) -> Format | None:
     if path.name in BIOIMAGEIO_NAMES:
         return "bioimageio"
     if path.name == NNUNET_PLANS or (
-        path.name == "dataset.json" and (path.parent / NNUNET_PLANS).is_file()
+        path.name == "dataset.json" and _has_any(path.parent, (NNUNET_PLANS,))
     ):
         return "nnunet"
     if any(path.parts[-2:] == PurePosixPath(name).parts for name in BUNDLE_CONFIGS):
@@ -196,7 +211,7 @@ def _described_by(path: Path) -> Format | None:
 
 
 def _has_any(folder: Path, names: Iterable[str]) -> bool:
-    return any((folder / name).is_file() for name in names)
+    return any(os.path.isfile(folder / name) for name in names)  # without rights there is none
 
 
 def _within(names: Iterable[str], wanted: Iterable[str]) -> bool:

@@ -20,11 +20,18 @@ from napari_seamless.engine.errors import ModelError
 from napari_seamless.models.opened import Opened, Wanted
 from napari_seamless.models.sniff import damaged
 
-_ON_FILES = re.compile(rb"\b(save|from_file|load_tensor)\b")
-"""Operations that write or read files. The words alone are enough: TorchScript lets an operation
-have another name, and finds one by a text, so where they are called cannot be told for sure."""
+_HARMFUL = re.compile(
+    rb"\b(save|from_file|load_tensor|set_|_reshape_alias(?:_copy)?|_nested_view_from_\w+)\b"
+)
+"""Operations that write or read files, or reach beyond a tensor's memory. The words alone are
+enough: TorchScript lets an operation have another name, and finds one by a text, so where they are
+called cannot be told for sure."""
 _GETATTR = re.compile(rb'\bgetattr\b(?!\([\w.()\[\]]+, "[^"\\]*"\))')
 """Looking up a name in any way but that in which torch writes it: a text can be put together."""
+_LOADS_IN_LOOPS = re.compile(
+    rb"^( *)def __setstate__\(.*\n(?:\1 +.*\n|\s*\n)*?\1 +(?:while|for)\b", re.MULTILINE
+)
+"""A loop in what runs when a network is loaded, which may never end."""
 _OPERATIONS = re.compile(rb"\bops\b(?:\s*\.\s*(\w+))?")
 _SAFE_OPERATIONS = (b"aten", b"prim", b"prims", b"quantized")
 _CLASSES = re.compile(rb"torch\.classes\.(\w+)")
@@ -121,12 +128,14 @@ def _check(name: str, content: bytes, path: Path) -> None:
     if asked:
         raise ModelError(
             f"{path} asks to run {asked!r} (in {name.partition('/')[2]}), which a network does not "
-            "need to predict and which may reach other files, so nothing was run: save it without"
+            "need to predict and which may do harm, so nothing was run: save it without"
         )
 
 
 def _asked_by_code(content: bytes) -> str | None:
-    for word in _ON_FILES.finditer(content):
+    if _LOADS_IN_LOOPS.search(content):
+        return "a loop while it is loaded (in __setstate__)"
+    for word in _HARMFUL.finditer(content):
         return f"torch.{word[1].decode()}"
     if odd := _GETATTR.search(content):
         return content[odd.start() :].splitlines()[0][:60].decode(errors="replace")

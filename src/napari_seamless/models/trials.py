@@ -65,7 +65,7 @@ class Trials:
     Parameters
     ----------
     module : torch.nn.Module
-        On the CPU.
+        On any device; inputs are given on that of its first parameter.
     head : str or None
         The head that counts; by default the first.
     seconds : float
@@ -83,6 +83,7 @@ class Trials:
         self, module: nn.Module, head: str | None, seconds: float, clock: Callable[[], float]
     ) -> None:
         self._module = module
+        self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
         self._head = head
         self._clock = clock
         self._start = clock()
@@ -111,7 +112,9 @@ class Trials:
             raise OutOfTimeError
         try:
             with torch.inference_mode():
-                heads = heads_of(self._module(_values(given)), self._head, len(given.shape))
+                heads = heads_of(
+                    self._module(_values(given).to(self._device)), self._head, len(given.shape)
+                )
         except Exception as error:  # a network may raise anything
             raise RefusedError(_reason(error)) from error
         images = {name: each for name, each in heads.items() if _is_image(each, given)}

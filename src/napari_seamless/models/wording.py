@@ -39,6 +39,7 @@ def lines(report: ModelReport) -> list[str]:
         _fixed(report),
         _settings(report),
         _verdict(report),
+        [f"not run: {', '.join(report.refused)}"] if report.refused else (),
         [f"warning: {text}" for text in warnings(report)],
         [f"note: {text}" for text in report.notes],
         [f"in the file: {name} = {_short.repr(value)}" for name, value in report.details.items()],
@@ -54,6 +55,11 @@ def warnings(report: ModelReport) -> tuple[str, ...]:
             f"{_counted(report.non_finite, 'tensor')} with NaN or infinity "
             f"({_first(report.non_finite)}): take a checkpoint from before its training diverged"
         )
+    if report.infinite:
+        texts.append(
+            f"{_counted(report.infinite, 'tensor')} beside the weights with infinity "
+            f"({_first(report.infinite)}): in masks it is meant, elsewhere it is not"
+        )
     if report.never_updated:
         texts.append(
             f"batch normalisation was never updated in {_counted(report.never_updated, 'layer')} "
@@ -67,8 +73,11 @@ def warnings(report: ModelReport) -> tuple[str, ...]:
     if report.probe is not None:
         # what took no input at all has nothing but its note
         texts += [report.probe.note] if report.probe.spatial_dims is None else report.probe.faults
-    if report.refused:
-        texts.append(f"the file asked to run {', '.join(report.refused)}: refused")
+    if report.is_refused:
+        texts.append(
+            "the network was not built: that would run code which the file brings or names "
+            "(--trust)"
+        )
     return tuple(printable(text) for text in texts)
 
 
@@ -172,6 +181,8 @@ def _verdict(report: ModelReport) -> Iterator[str]:
                 yield f"{kind}{f' in {module}' * bool(module)}: {joint.join(names)}"
     elif report.architecture is None and report.probe is None:
         yield "give architecture and arguments to see whether it fits"
+    elif not report.is_built:
+        yield "the network was not built"
     elif report.origin == "file" and ":" not in (report.architecture or ""):
         yield "carries its own network" + ", its weights in the graph" * (not report.tensors)
     else:
