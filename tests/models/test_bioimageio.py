@@ -13,7 +13,7 @@ from models.bioimageio_packages import (
     rewrite,
     v0_5,
 )
-from napari_seamless.engine.errors import ModelError
+from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models import inspect_checkpoint, load_model
 
 NET = "models.bioimageio_packages:Net"
@@ -181,11 +181,23 @@ class TestOwnCode:
     def test_is_not_run_without_trust(self, package):
         report = inspect_checkpoint(package)
         assert report.refused == ("net.py:Net",)
-        assert (report.tensors, report.architecture) == (4, None)
+        assert (report.tensors, report.architecture) == (4, "net.py:Net")
         assert report.settings["patch_size"] == (16, 128, 128)
-        with pytest.raises(ModelError) as caught:
+        with pytest.raises(UntrustedError) as caught:
             load_model(package)
         assert "\n" not in str(caught.value)
+        assert not self.trap.exists()
+
+    def test_weights_that_are_a_pickled_module_need_trust(self, package):
+        def change(content):
+            content["weights"]["pytorch_state_dict"].pop("sha256")
+
+        torch.save(network(), package / "weights.pt")
+        package = rewrite(package, change)
+        with pytest.raises(UntrustedError, match="pickled Python object"):
+            load_model(package)
+        loaded = load_model(package, trust=True)
+        assert_same(loaded.module, network(), torch.rand(1, 1, 4, 8, 8))
         assert not self.trap.exists()
 
     def test_is_run_with_trust(self, package):

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from models.bioimageio_packages import Maker, description_of, network, rewrite
-from napari_seamless.engine.errors import ModelError
+from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models import inspect_checkpoint, load_model
 
 WATCHED = frozenset(
@@ -120,7 +120,7 @@ def test_weights_that_are_damaged(package, refusal):
         {
             "import_from": "monai.networks.nets",
             "callable": "FlexibleUNet",
-            "kwargs": {"pretrained": True, "in_channels": 3, "out_channels": 1, "backbone": "b"},
+            "kwargs": {"in_channels": 3, "out_channels": 1, "backbone": "https://example.org/b"},
         },
         {"import_from": "monai.networks.nets.unet", "callable": "warnings", "kwargs": {}},
     ],
@@ -140,7 +140,7 @@ def test_code_elsewhere_is_not_called(package, nothing_done, architecture):
     nothing_done()
     report = inspect_checkpoint(package)
     assert report.refused == (f"{architecture['import_from']}:{architecture['callable']}",)
-    with pytest.raises(ModelError):
+    with pytest.raises(UntrustedError):
         load_model(package)
 
 
@@ -211,7 +211,7 @@ class TestDescription:
     def test_what_is_no_description(self, package, refusal, text):
         said = refusal(self.write(package, text))
         assert len(said) < 600
-        assert "no description" in said or "not a model" in said
+        assert any(why in said for why in ("not usable YAML", "cannot be read", "not a model"))
 
     def test_too_long(self, package, refusal):
         said = refusal(self.write(package, "type: model\n" + "# more\n" * 100_000))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from napari_seamless import predict
-from napari_seamless.engine.errors import ModelError
+from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.models import MismatchError, inspect_checkpoint, load_model
 
@@ -877,6 +877,36 @@ def test_plans_run_nothing(trained, hostile, key, name):
     assert f"names {name} as " in message
     assert "--trust" in message
     assert not hostile.exists()
+
+
+def test_what_needs_trust_is_told_apart(trained, hostile):
+    folder, (original,) = trained()
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    change(path, network_weights=original)
+    with pytest.raises(UntrustedError, match="pickled Python object"):
+        load_model(folder)
+    image = noise(1, 1, 8, 16, 16)
+    model = load_model(folder, trust=True)
+    torch.testing.assert_close(outputs(model.module, image), outputs(original, image))
+    assert any("code in the file was run" in note for note in model.report.notes)
+    edit(folder, "plans.json", **{f"{FULLRES}architecture__network_class_name": "hostile.Network"})
+    change(path, network_weights=original.state_dict())
+    with pytest.raises(UntrustedError, match=r"names hostile\.Network"):
+        load_model(folder)
+    assert not hostile.exists()
+
+
+def test_plans_that_ask_for_far_too_much_are_not_built(trained):
+    folder, _ = trained()
+    features = [4000, 4000, 4000]
+    edit(
+        folder,
+        "plans.json",
+        **{f"{FULLRES}architecture__arch_kwargs__features_per_stage": features},
+    )
+    with pytest.raises(MismatchError) as refused:
+        load_model(folder)
+    assert any("network (4000, 1, 3, 3, 3)" in each for each in refused.value.report.misshaped)
 
 
 def test_plans_may_name_anything_with_trust(trained, hostile):

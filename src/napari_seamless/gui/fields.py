@@ -126,14 +126,18 @@ def row(*widgets: Widget) -> Container:
     return Container(widgets=widgets, layout="horizontal", labels=False, label="")
 
 
-def align_labels(form: Container) -> None:
-    """Give all fields' labels one width, with room for what marks those from a checkpoint.
+def label_width(form: Container) -> int:
+    """Return a width for all fields' labels, with room for what marks those from a checkpoint.
 
-    magicgui's own measure leaves out the style's larger font.
+    To be asked before the form is shown: magicgui's own measure leaves out the larger font of
+    napari's style, which is the factor here.
     """
-    texts = {field.label for field in form}
-    labels = [label for label in form.native.findChildren(QLabel) if label.text() in texts]
+    labels = labels_of(form)
     mark = labels[0].fontMetrics().horizontalAdvance(" (file)")
-    width = round(1.2 * (max(label.sizeHint().width() for label in labels) + mark))
-    for label in labels:
-        label.setMinimumWidth(width)
+    return round(1.2 * (max(label.sizeHint().width() for label in labels) + mark))
+
+
+def labels_of(form: Container) -> list[QLabel]:
+    """Return the labels beside the fields of a form."""
+    texts = {field.label for field in form}
+    return [label for label in form.native.findChildren(QLabel) if label.text() in texts]

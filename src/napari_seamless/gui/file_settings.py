@@ -6,6 +6,7 @@ from typing import Any
 
 from magicgui.widgets import ComboBox
 from magicgui.widgets.bases import ValueWidget
+from psygnal import Signal
 
 _HINT = "Taken from the checkpoint"
 
@@ -20,6 +21,9 @@ class FileSettings:
     fields : mapping of str to ValueWidget
         The form's fields by setting of `InferenceConfig`.
     """
+
+    marked = Signal()
+    """The label of a field has changed."""
 
     def __init__(self, fields: Mapping[str, ValueWidget[Any]]) -> None:
         self._fields = fields
@@ -94,5 +98,8 @@ class FileSettings:
 
     def _mark(self, name: str, origin: str) -> None:
         field, tooltip = self._fields[name], self._tooltips[name]
-        field.label = f"{self._labels[name]} ({origin})" if origin else self._labels[name]
-        field.tooltip = f"{tooltip}. {_HINT}" if origin else tooltip
+        label = f"{self._labels[name]} ({origin})" if origin else self._labels[name]
+        if field.label != label:
+            field.label = label
+            field.tooltip = f"{tooltip}. {_HINT}" if origin else tooltip
+            self.marked.emit()

@@ -15,10 +15,11 @@ from napari_seamless.engine.errors import ConfigError, ModelError, SeamlessError
 from napari_seamless.gui.checkpoint_form import CheckpointForm
 from napari_seamless.gui.controller import Controller, State
 from napari_seamless.gui.fields import (
-    align_labels,
     controls,
     inputs,
+    label_width,
     labels_choice,
+    labels_of,
     overlay_boxes,
     row,
 )
@@ -77,7 +78,8 @@ class BlendedInference(Container):
                 row(self._scores),
             ]
         )
-        align_labels(self)
+        self._label_width = label_width(self)
+        self._align_labels()
         self._busy = False
         self._controller = Controller(napari_viewer, self, opener)
         self._connect()
@@ -197,6 +199,7 @@ class BlendedInference(Container):
         for name in ("image", "patch_size", "overlap", "blending"):
             getattr(self, name).changed.connect(self._controller.plan_changed)
         self._model.chosen.connect(self._forget_settings)
+        self._file_settings.marked.connect(self._align_labels)
         self._model.settings_found.connect(self._take_settings)
         self._model.edited.connect(self._validate)
         self.native.destroyed.connect(self._close)
@@ -216,6 +219,11 @@ class BlendedInference(Container):
         if not self._busy:
             self._file_settings.take(settings)
             self._show_others()
+
+    def _align_labels(self) -> None:
+        """Give all labels their width again; magicgui sets its own when one of them changes."""
+        for label in labels_of(self):
+            label.setMinimumWidth(self._label_width)
 
     def _forget_settings(self) -> None:
         self._file_settings.forget()

@@ -129,27 +129,31 @@ def _torchscript(file: BinaryIO, entry: Any, files: Files, wanted: Wanted) -> Op
 
 
 def _state_dict(file: BinaryIO, entry: Any, files: Files, wanted: Wanted) -> Opened:
-    contents = torch_save.read(file, f"{files.path}: {entry.source}")
+    loaded = torch_save.read_trusted(file, f"{files.path}: {entry.source}", wanted.trust)
     told, arguments = entry.architecture, dict(entry.architecture.kwargs)
     is_known = wanted.architecture is not None or is_safe(told)
-    if wanted.trust and not is_known:
+    if wanted.trust and not is_known and loaded.module is None:
         return assembled(
             KIND,
             network_of(told, files, wanted.trust),
-            pick(contents.content, wanted).tensors,
+            pick(loaded.contents.content, wanted).tensors,
             architecture=name_of(told),
             arguments=arguments,
             origin="file",
-            refused=contents.refused,
+            refused=loaded.contents.refused,
+            notes=loaded.notes,
         )
-    return torch_save.open_content(
+    opened = torch_save.open_loaded(
         KIND,
-        contents,
+        loaded,
         wanted,
         architecture=name_of(told) if is_known else None,
         arguments=arguments,
         refused=() if is_known else (name_of(told),),
     )
+    if opened.architecture is None and not is_known:  # trust would help
+        return replace(opened, architecture=name_of(told))
+    return opened
 
 
 def _onnx(file: BinaryIO, entry: Any, files: Files, wanted: Wanted) -> Opened:

@@ -4,27 +4,19 @@ The library would download what a description points to, and look models up on t
 handed parsed text, only the fields that are used here, and is told to check nothing on disk.
 """
 
-import re
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from napari_seamless.engine.errors import ModelError
 from napari_seamless.models.archive import Files
+from napari_seamless.models.guarded_yaml import read_yaml
 
 if TYPE_CHECKING:
     from bioimageio.spec.model.v0_5 import ModelDescr
 
 _LARGEST_TEXT = 1 << 17
 """Bytes of a description: a long one has ten thousand."""
-
-_MOST_VALUES = 20_000
-_DEEPEST = 40
-_MOST_BITS = 64
-"""How many values a description may hold, repetitions by reference counted, how deep they are, and
-how long its integers."""
 
 _FIELDS = (
     *("type", "format_version", "version", "timestamp", "name", "id", "description", "authors"),
@@ -42,28 +34,6 @@ _TENSOR_FIELDS_LEFT_OUT = ("output_of", "sample_tensor")
 _FORMATS = ("0.3", "0.4", "0.5")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 as the format wants it: 1e-5 is a number, `no` a word; and nothing that explodes.
-
-    In pure Python: the one in C does not survive deep nesting.
-    """
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse what merges mappings, which may double with every line; YAML 1.2 has none."""
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            raise yaml.YAMLError("it merges mappings with <<")
-
-
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_Loader.yaml_implicit_resolvers = {
-    first: [each for each in resolvers if each[0] != _BOOL or first in "tTfF"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    _FLOAT, re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def read_content(files: Files, name: str) -> dict[str, Any]:
     """Return what a description says, unchecked.
 
@@ -74,13 +44,7 @@ def read_content(files: Files, name: str) -> dict[str, Any]:
     """
     text = files.text(name, _LARGEST_TEXT)
     where = f"{files.path}: {name}"
-    try:
-        content = yaml.load(text, _Loader)
-        _check_size(content)
-    except Exception as error:  # a parser of hostile text may fail in any way; none is passed over
-        raise ModelError(
-            f"{where} is no description of a model ({flat(error)}); download the package again"
-        ) from error
+    content = read_yaml(text, where, version="1.2")
     if not isinstance(content, dict) or content.get("type", "model") != "model":
         kind = content.get("type") if isinstance(content, dict) else type(content).__name__
         raise ModelError(f"{where} describes a {flat(kind)}, not a model; give a model's package")
@@ -141,22 +105,6 @@ def _without(tensor: object, names: tuple[str, ...]) -> object:
     if not isinstance(tensor, dict):
         return tensor
     return {name: value for name, value in tensor.items() if name not in names}
-
-
-def _check_size(content: object) -> None:
-    """Count values as they would be written out: references make a small text a large content."""
-    count, left = 0, [(content, 0)]
-    while left:
-        value, depth = left.pop()
-        count += 1
-        if count > _MOST_VALUES or depth > _DEEPEST:
-            raise ValueError(f"it has more than {_MOST_VALUES:,} values, or is nested too deep")
-        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-            raise ValueError("it has a number that no computer takes")
-        if isinstance(value, dict):
-            left += [(each, depth + 1) for pair in value.items() for each in pair]
-        elif isinstance(value, (list, tuple, set)):
-            left += [(each, depth + 1) for each in value]
 
 
 def _invalid(where: str, why: str) -> str:

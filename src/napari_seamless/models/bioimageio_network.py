@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from torch import nn
 
 from napari_seamless.engine.errors import ModelError, one_line
+from napari_seamless.models import named
 from napari_seamless.models.architecture import build
 from napari_seamless.models.archive import Files
-from napari_seamless.models.names import MONAI_NETWORKS
 
 if TYPE_CHECKING:
     from bioimageio.spec.model.v0_5 import (
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     Architecture = ArchitectureFromFileDescr | ArchitectureFromLibraryDescr
 
-_SAFE_LIBRARY = "monai.networks.nets"
 _PART_BYTES = 1 << 20
 
 
@@ -34,14 +33,9 @@ def name_of(architecture: Architecture) -> str:
 
 
 def is_safe(architecture: Architecture) -> bool:
-    """Return whether a network may be built without trust.
-
-    Those of MONAI that only make layers may be, unless they are to download weights.
-    """
-    return (
-        getattr(architecture, "import_from", None) == _SAFE_LIBRARY
-        and str(architecture.callable) in MONAI_NETWORKS
-        and not any(name.startswith("pretrain") for name in architecture.kwargs)
+    """Return whether a network may be built without trust: one of a library that may be named."""
+    return hasattr(architecture, "import_from") and named.is_safe(
+        name_of(architecture), architecture.kwargs
     )
 
 

@@ -8,14 +8,12 @@ and leaves everything else standing as text.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from typing import Any
-
-import yaml
 
 from napari_seamless.engine.errors import ModelError, one_line
 from napari_seamless.models.archive import Files
 from napari_seamless.models.expressions import NotPlainError, Unresolved, evaluated, is_component
+from napari_seamless.models.guarded_yaml import read_yaml
 
 CONFIG_BYTES = 128 * 1024
 """Largest configuration that is read: the largest of MONAI's model zoo has 11 kilobytes."""
@@ -26,7 +24,6 @@ _SIZE, _DEPTH = 100_000, 64
 _REFERENCE = re.compile(r"@(\w*(?:::\w*)*)")
 _RELATIVE = re.compile(r"([@%])((?:::)+)")
 _OTHER_FILE = re.compile(r"\.(json|ya?ml)(::|$)", re.IGNORECASE)
-_BRACKETS = re.compile(rf"(?:[\[{{]\s*){{{_DEPTH}}}")
 _MONAI_NAME = re.compile(r"[A-Z]\w*|monai\.[\w.]+")
 _DISABLED = object()
 _NOWHERE = object()
@@ -227,14 +224,7 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
     ModelError
         If it is no such mapping.
     """
-    try:
-        content = json.loads(text) if where.endswith(".json") else _yaml(text)
-    except yaml.MarkedYAMLError as error:
-        raise ModelError(
-            f"{where} is not usable YAML: {error.problem or one_line(error)}"
-        ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ModelError(f"{where} cannot be read: {one_line(error)}; download it again") from None
+    content = _json(text, where) if where.endswith(".json") else read_yaml(text, where)
     if not isinstance(content, dict):
         raise ModelError(
             f"{where} holds a {type(content).__name__}, not a mapping of names to values; "
@@ -243,31 +233,11 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
     return content
 
 
-def _yaml(text: str) -> Any:
-    """Return plain values of YAML, whose aliases are counted before anything is made of them."""
-    if _BRACKETS.search(text):  # which takes the loader long
-        raise ValueError(f"it is nested deeper than {_DEPTH} levels")
-    loader = yaml.SafeLoader(text)
+def _json(text: str, where: str) -> Any:
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _expanded(node, {}) > _SIZE:
-            raise ValueError(f"its aliases stand for more than {_SIZE:,} values")
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _expanded(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Return how many values a node stands for, those of aliases counted wherever they stand."""
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in sizes:
-        sizes[id(node)] = _SIZE + 1  # what holds itself is endless
-        parts = node.value if isinstance(node, yaml.SequenceNode) else chain(*node.value)
-        sizes[id(node)] = 1 + sum(_expanded(part, sizes) for part in parts)
-    return sizes[id(node)]
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{where} cannot be read: {one_line(error)}; download it again") from None
 
 
 def _in(value: Any) -> Iterable[tuple[Any, Any]]:

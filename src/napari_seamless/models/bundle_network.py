@@ -3,40 +3,28 @@
 import contextlib
 import copy
 import importlib
-import inspect
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from napari_seamless.engine.errors import ModelError, one_line
+from napari_seamless.engine.errors import ModelError, UntrustedError, one_line
 from napari_seamless.models.architecture import build
 from napari_seamless.models.bundle_config import BundleConfig
 from napari_seamless.models.bundle_steps import cut
 from napari_seamless.models.expressions import Unresolved, is_component
+from napari_seamless.models.named import Built, located, offline, paths_in
+from napari_seamless.models.sized import built as sized
+from napari_seamless.models.state_dicts import StateDict
 
 NETWORKS = ("network_def", "network", "net", "model")
 """What a bundle calls its network; MONAI's own say "network_def"."""
 
-_NETS = "monai.networks.nets"
-_BARE = re.compile(r"[A-Za-z_]\w*")
-_DOTTED = re.compile(r"monai\.networks\.(nets|blocks|layers)(\.\w+)+")
-_LOADERS = ("CellSamWrapper", "MultiModal", "Transchex")
-"""Classes that read a file which they are not given: weights from elsewhere."""
 
-_FETCHED = ("pretrained", "pretrained_url", "pretrained_state_dict_key", "weights")
-"""Arguments that make a class download weights, in whose place those of the bundle come."""
-
-_GONE = {"SwinUNETR": ("img_size",)}
-"""Arguments of older versions of MONAI which never made a difference to the network."""
-
-
-class RefusedError(ModelError):
+class RefusedError(UntrustedError):
     """A network asks for something to be run.
 
     Attributes
@@ -56,42 +44,18 @@ class RefusedError(ModelError):
         return type(self), (self.name, self.asked)  # else it is rebuilt from its message
 
 
-@dataclass(frozen=True, eq=False)
-class Built:
-    """A network as a bundle defines it.
-
-    Attributes
-    ----------
-    network : torch.nn.Module
-        With random weights, on the CPU.
-    architecture : str
-        "module:Class".
-    arguments : mapping
-        What the class was called with.
-    notes : tuple of str
-        What the user should know.
-    """
-
-    network: nn.Module
-    architecture: str
-    arguments: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
-
-    def argument(self, name: str) -> Any:
-        """Return an argument, or what the class takes for it; None if it has no such one."""
-        known = inspect.signature(type(self.network)).parameters
-        default = known[name].default if name in known else None
-        value = self.arguments.get(name, default)
-        return None if value is inspect.Parameter.empty else value
-
-
 def definition_of(config: BundleConfig) -> Any:
     """Return what a bundle says of its network: a component, `Unresolved`, or None."""
     return config.first(*(name for name in NETWORKS if _is_network(config.first(name))))
 
 
 def build_network(
-    config: BundleConfig, definition: Any, arguments: Mapping[str, Any], root: Path, trust: bool
+    config: BundleConfig,
+    definition: Any,
+    arguments: Mapping[str, Any],
+    tensors: StateDict,
+    root: Path,
+    trust: bool,
 ) -> Built:
     """Return the network that a bundle defines.
 
@@ -103,6 +67,8 @@ def build_network(
         From `definition_of`.
     arguments : mapping
         Go before those of the bundle.
+    tensors : mapping of str to Tensor
+        Of the bundle: no other network is built in full than one that they fit.
     root : Path
         The folder or archive, whose code a trusted bundle may import.
     trust : bool
@@ -117,21 +83,25 @@ def build_network(
     """
     if is_component(definition):
         definition = {**definition, **arguments}
-    asked = tuple(dict.fromkeys(_asked(definition)))
+    asked = asked_by(definition)
     if asked and not trust:
         raise RefusedError(config.name, tuple(cut(text) for text in asked))
     if asked:
         return _trusted(config, definition, arguments, root, asked)
     notes: list[str] = []
     try:
-        network = _made(definition, notes)
+        network = sized(lambda: _made(definition, notes), tensors)
+        architecture = located(definition["_target_"])
+        assert architecture is not None  # else it was asked for
+        given = offline(architecture, _arguments(definition))
     except ModelError as error:
         raise ModelError(f"{config.name}: {error}") from error
-    architecture = _located(definition["_target_"])
-    assert architecture is not None  # else it was asked for
-    return Built(
-        network, architecture, _offline(architecture, _arguments(definition), []), tuple(notes)
-    )
+    return Built(network, architecture, given, tuple(dict.fromkeys(notes)))
+
+
+def asked_by(definition: Any) -> tuple[str, ...]:
+    """Return all that would have to be run, or loaded from elsewhere, to make a network."""
+    return tuple(dict.fromkeys(_asked(definition)))
 
 
 def _is_network(value: Any) -> bool:
@@ -148,49 +118,29 @@ def _asked(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping):
         if is_component(value):
             yield from _asked_by(value)
-        for each in _arguments(value).values():
+        for each in _passed_on(value).values():
             yield from _asked(each)
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from _asked(each)
-    elif isinstance(value, str) and ("/" in value or "\\" in value):
-        yield value  # a file, or an address: no network needs one to be built
+    else:
+        yield from paths_in(value)
 
 
 def _asked_by(component: Mapping[str, Any]) -> Iterator[str]:
     target, mode = component["_target_"], component.get("_mode_", "default")
-    if not isinstance(target, str) or _located(target) is None:
+    if not isinstance(target, str) or located(target) is None:
         yield str(target)
     if mode != "default":
         yield f"_mode_: {mode}"
 
 
-def _located(target: str) -> str | None:
-    """Return "module:Class" of a network or block of MONAI's; None for whatever else."""
-    if _BARE.fullmatch(target):
-        module_name, name = _NETS, target
-    elif _DOTTED.fullmatch(target):
-        module_name, _, name = target.rpartition(".")
-    else:
-        return None
-    found = getattr(_monai_module(module_name), name, None)
-    if not inspect.isclass(found) or not issubclass(found, nn.Module) or name in _LOADERS:
-        return None
-    return f"{module_name}:{name}" if found.__module__.startswith("monai.networks.") else None
-
-
-def _monai_module(name: str) -> Any:
-    """Return a module of MONAI's networks; None if it has no such one."""
-    try:
-        importlib.import_module("monai")
-    except ImportError as error:
-        raise ModelError(
-            f'MONAI bundles need MONAI ({one_line(error)}): pip install "napari-seamless[monai]"'
-        ) from error
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        return None
+def _passed_on(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a mapping holds, of a component only what its class would be called with."""
+    target = value.get("_target_") if is_component(value) else None
+    architecture = located(target) if isinstance(target, str) else None
+    given = _arguments(value)
+    return given if architecture is None else offline(architecture, given)
 
 
 def _made(value: Any, notes: list[str]) -> Any:
@@ -202,22 +152,9 @@ def _made(value: Any, notes: list[str]) -> Any:
     made = {name: _made(each, notes) for name, each in _arguments(value).items()}
     if not is_component(value):
         return made
-    architecture = _located(value["_target_"])
+    architecture = located(value["_target_"])
     assert architecture is not None  # else it was asked for
-    return build(architecture, _offline(architecture, made, notes))
-
-
-def _offline(architecture: str, arguments: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Return arguments without those that make a class download weights or that it lost."""
-    module_name, _, name = architecture.partition(":")
-    known = inspect.signature(getattr(importlib.import_module(module_name), name)).parameters
-    gone = {each for each in _GONE.get(name, ()) if each not in known}
-    for each in arguments.keys() & {*_FETCHED, *gone}:
-        if arguments[each]:
-            why = "it makes no difference any more" if each in gone else "the weights are here"
-            notes.append(f"{each}={arguments[each]!r} was not passed on to {name}: {why}")
-    kept = {each: arguments[each] for each in arguments if each not in {*_FETCHED, *gone}}
-    return {**kept, "pretrained": False} if "pretrained" in known else kept
+    return build(architecture, offline(architecture, made, notes))
 
 
 def _arguments(component: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from napari_seamless.engine.errors import ModelError, one_line
+from napari_seamless.engine.errors import ModelError, UntrustedError, one_line
 
 if TYPE_CHECKING:  # the names of architectures are needed where torch is not
     from torch import nn
@@ -24,6 +24,7 @@ EXAMPLE = "monai.networks.nets:UNet"
 _EXTRAS = ("monai", "lightning")
 """Packages that an extra of this project installs."""
 _LISTED = 16
+_SHOWN = 500
 
 
 def find(name: str, architecture: str, trust: bool = False) -> Callable[..., Any]:
@@ -40,8 +41,10 @@ def find(name: str, architecture: str, trust: bool = False) -> Callable[..., Any
 
     Raises
     ------
+    UntrustedError
+        If it may be called only with trust.
     ModelError
-        If it is of another form, in Python's standard library, not there, or may not be called.
+        If it is of another form, in Python's standard library, not there, or nothing to call.
     """
     module_name, class_name = split(name)
     package = module_name.partition(".")[0]
@@ -84,7 +87,7 @@ def made(make: Callable[..., Any], arguments: Mapping[str, Any], architecture: s
         network = make(**arguments)
     except Exception as error:  # a class may raise anything; all of it is passed on
         raise ModelError(
-            f"architecture {architecture} refuses the arguments {dict(arguments)}: "
+            f"architecture {architecture} refuses the arguments {_shown(arguments)}: "
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
     if not isinstance(network, nn.Module):
@@ -185,10 +188,15 @@ def _check_may_be_called(found: Any, architecture: str, trust: bool) -> None:
             f"architecture {architecture} {what}; give the network's class, for example {EXAMPLE}"
         )
     if not trust:
-        raise ModelError(
+        raise UntrustedError(
             f"architecture {architecture} {what}, which could do anything: give the network's "
             "class, or say that you trust it (--trust)"
         )
+
+
+def _shown(arguments: Mapping[str, Any]) -> str:
+    text = " ".join(str(dict(arguments)).split())
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def named_parameters(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from napari_seamless.engine.errors import one_line
+from napari_seamless.engine.errors import ModelError, one_line
 from napari_seamless.models.connectomics_runs import settings_1, settings_2
+from napari_seamless.models.guarded_yaml import MOST_BYTES, read_yaml
 from napari_seamless.models.plain import plain
 
-_LARGEST_FILE = 256 * 1024
 _MOST_FILES = 20
 _SUFFIXES = (".yaml", ".yml")
 
@@ -134,8 +132,8 @@ def _beside(folder: Path, section: str) -> tuple[str, dict[str, Any] | None, tup
     for file in files[:_MOST_FILES]:
         try:
             content = _loaded(file)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            notes.append(f"{file.name} beside it was not read: {one_line(error)}")
+        except ModelError as error:  # it may belong to something else
+            notes.append(f"{file.name} beside it was not read: {error}")
             continue
         if isinstance(content, dict) and isinstance(content.get(section), dict):
             found[file.name] = content
@@ -148,8 +146,9 @@ def _beside(folder: Path, section: str) -> tuple[str, dict[str, Any] | None, tup
 
 def _loaded(file: Path) -> Any:
     """Return what a YAML file of plain values holds; any other tag is an error."""
-    with file.open("rb") as stream:
-        text = stream.read(_LARGEST_FILE + 1)
-    if len(text) > _LARGEST_FILE:
-        raise ValueError(f"it is larger than {_LARGEST_FILE:,} bytes")
-    return plain(yaml.safe_load(text))
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            text = stream.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"it cannot be read: {one_line(error)}") from error
+    return plain(read_yaml(text, "it"))

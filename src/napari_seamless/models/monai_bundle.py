@@ -1,5 +1,6 @@
 """MONAI bundles: a folder or zip archive with a configuration, weights and metadata."""
 
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,12 +10,13 @@ from napari_seamless.models import torchscript
 from napari_seamless.models.archive import Files, open_files
 from napari_seamless.models.bundle_config import BundleConfig, read_config
 from napari_seamless.models.bundle_metadata import Metadata, metadata_of
-from napari_seamless.models.bundle_network import Built, RefusedError, build_network, definition_of
+from napari_seamless.models.bundle_network import RefusedError, build_network, definition_of
 from napari_seamless.models.bundle_settings import settings_of
 from napari_seamless.models.expressions import Unresolved
+from napari_seamless.models.named import Built
 from napari_seamless.models.opened import Opened, Wanted
 from napari_seamless.models.sniff import BUNDLE_CONFIGS
-from napari_seamless.models.torch_save import Contents, open_content, read
+from napari_seamless.models.torch_save import Loaded, open_loaded, read_trusted
 from napari_seamless.models.weights import assembled, pick
 
 KIND = "MONAI bundle"
@@ -57,9 +59,10 @@ def open_checkpoint(wanted: Wanted) -> Opened:
 
     Raises
     ------
+    UntrustedError
+        If its network or its weights would have to run code, and there is no trust.
     ModelError
-        If it is damaged or lacks something, or its network would have to run code and there is no
-        trust.
+        If it is damaged or lacks something.
     """
     root, config_name, weights_name = _place(wanted.path)
     with open_files(root, BUNDLE_CONFIGS) as files:
@@ -117,28 +120,35 @@ class _Opening:
 
     def opened(self) -> Opened:
         wanted, chosen = self.wanted, self.chosen
-        if chosen.name.endswith(".ts"):
+        if self._is_script(chosen.name):
             return self._script(chosen.name)
+        instead = chosen.instead if chosen.instead and self._is_script(chosen.instead) else None
         definition = definition_of(self.config) if wanted.architecture is None else None
-        if definition is None and wanted.architecture is None and chosen.instead:
-            return self._script(chosen.instead)
-        if definition is None:
-            return self._state_dict()
+        if definition is None and wanted.architecture is None and instead:
+            return self._script(instead)
+        loaded, inside = self._loaded()
+        if definition is None or loaded.module is not None:
+            return self._without_definition(loaded, inside)
         try:
-            place = self.files.place
-            built = build_network(self.config, definition, wanted.arguments, place, wanted.trust)
+            return self._assembled(definition, loaded, inside)
         except RefusedError as error:
-            if chosen.instead is None:
+            if instead is None:
                 raise
-            note = f"its network asks to run {', '.join(error.asked)}: {chosen.instead} was taken"
-            return self._script(chosen.instead, note)
-        return self._assembled(built)
+            note = f"its network asks to run {', '.join(error.asked)}: {instead} was taken"
+            return self._script(instead, note)
 
-    def _assembled(self, built: Built) -> Opened:
+    def _assembled(self, definition: Any, loaded: Loaded, inside: Wanted) -> Opened:
         """Return the network that the bundle defines, with its weights."""
-        contents, wanted = self._contents()
-        picked = pick(contents.content, wanted)
-        facts = self._facts(built, built.notes, picked.name)
+        picked = pick(loaded.contents.content, inside)
+        built = build_network(
+            self.config,
+            definition,
+            inside.arguments,
+            picked.tensors,
+            self.files.place,
+            inside.trust,
+        )
+        facts = self._facts(built, (*built.notes, *loaded.notes), picked.name)
         return assembled(
             KIND,
             built.network,
@@ -150,27 +160,37 @@ class _Opening:
             | {
                 "notes": (*facts["notes"], *picked.notes),
                 "other_weights": (*facts["other_weights"], *picked.others),
-                "refused": (*facts["refused"], *contents.refused),
+                "refused": (*facts["refused"], *loaded.contents.refused),
             },
         )
 
-    def _state_dict(self) -> Opened:
-        """Return the weights in the network that the caller gave, or one that is guessed."""
-        contents, wanted = self._contents()
+    def _without_definition(self, loaded: Loaded, inside: Wanted) -> Opened:
+        """Return the weights in the network that comes with them, is given, or is guessed."""
         facts = self._facts(None)
-        opened = open_content(KIND, contents, wanted, **facts)
+        opened = open_loaded(KIND, loaded, inside, **facts)
         return replace(
             opened,
             weights=_joined(facts["weights"], opened.weights),
             other_weights=(*facts["other_weights"], *opened.other_weights),
         )
 
-    def _contents(self) -> tuple[Contents, Wanted]:
+    def _loaded(self) -> tuple[Loaded, Wanted]:
         """Return what is in the file of weights, and what is wanted of it."""
         where = self.files.path / self.chosen.name
         with self.files.open(self.chosen.name) as file:
-            contents = read(file, where)
-        return contents, replace(self.wanted, path=where, weights=self.chosen.inside)
+            loaded = read_trusted(file, where, self.wanted.trust)
+        return loaded, replace(self.wanted, path=where, weights=self.chosen.inside)
+
+    def _is_script(self, name: str) -> bool:
+        """Return whether a file is TorchScript, by what is in it; if that is damaged, by its name.
+
+        People call both kinds of file model.pt.
+        """
+        try:
+            with self.files.open(name) as file, zipfile.ZipFile(file) as archive:
+                return any("/code/" in f"/{each}" for each in archive.namelist())
+        except zipfile.BadZipFile:  # or of torch before 1.6; opening it says which
+            return name.endswith(".ts")
 
     def _script(self, name: str, *notes: str) -> Opened:
         """Return the network that a file of TorchScript carries."""

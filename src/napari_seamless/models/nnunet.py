@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from napari_seamless.engine.errors import ModelError
+from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models import torch_save
 from napari_seamless.models.architecture import build
 from napari_seamless.models.nnunet_folds import Chosen, Stored, choose, found_in, unusual
@@ -42,6 +42,7 @@ class Trained:
     mirror_axes: tuple[int, ...]
     epoch: int | None
     refused: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def open_checkpoint(wanted: Wanted) -> Opened:
@@ -72,19 +73,22 @@ def open_checkpoint(wanted: Wanted) -> Opened:
     chosen = choose(wanted.path, found, wanted.weights)
     if wanted.path in (folder, folder / PLANS, folder / DATASET) and wanted.weights is None:
         chosen = replace(chosen, notes=unusual(found, chosen.stored))
-    trained = [_trained(each, folder) for each in chosen.stored]
+    trained = [_trained(each, folder, wanted.trust) for each in chosen.stored]
     plan = plan_of(folder, trained[0].configuration, plans, dataset)
     known = known_of(plan, trained[0].mirror_axes)
     return _opened(wanted, plan, known, chosen, trained)
 
 
-def _trained(stored: Stored, folder: Path) -> Trained:
+def _trained(stored: Stored, folder: Path, trust: bool) -> Trained:
     """Read one checkpoint, and let go of its optimizer's state."""
-    contents = torch_save.read(stored.path, stored.path)
+    loaded = torch_save.read_trusted(stored.path, stored.path, trust, _has_weights)
+    contents = loaded.contents
     content = contents.content if isinstance(contents.content, Mapping) else {}
     tensors: Any = content.get("network_weights")
+    if loaded.module is not None and not is_state_dict(tensors):
+        tensors = loaded.module.state_dict()
     if not is_state_dict(tensors) and contents.refused:
-        raise ModelError(pickle_refusal(stored.path, f" ({', '.join(contents.refused)})"))
+        raise UntrustedError(pickle_refusal(stored.path, f" ({', '.join(contents.refused)})"))
     if not is_state_dict(tensors):
         raise ModelError(
             f"{stored.path} is no checkpoint of nnU-Net v2: it has no 'network_weights'; give one "
@@ -104,7 +108,12 @@ def _trained(stored: Stored, folder: Path) -> Trained:
         _axes(stored, content.get("inference_allowed_mirroring_axes")),
         epoch if isinstance(epoch, int) else None,
         contents.refused,
+        loaded.notes,
     )
+
+
+def _has_weights(content: Any) -> bool:
+    return isinstance(content, Mapping) and is_state_dict(content.get("network_weights"))
 
 
 def _axes(stored: Stored, axes: Any) -> tuple[int, ...]:
@@ -130,20 +139,20 @@ def _opened(
     architecture = wanted.architecture or name_of(plan.architecture)
     arguments = wanted.arguments if given else arguments_of(plan, trainer)
 
-    def network() -> nn.Module:
+    def network(tensors: StateDict) -> nn.Module:
         if given:
             return build(architecture, arguments, trust=wanted.trust)
-        return network_of(plan, arguments, wanted.trust)
+        return network_of(plan, arguments, tensors, wanted.trust)
 
     folds = [
         assembled(
             KIND,
-            network(),
+            network(each.tensors),
             each.tensors,
             architecture=architecture,
             arguments=arguments,
             origin="given" if given else "file",
-            notes=known.notes,
+            notes=(*each.notes, *known.notes),
             input_shape=(None, len(plan.dataset.channel_names)) + (None,) * len(plan.axes.of),
             settings=known.settings,
             weights=chosen.name,

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from napari_seamless.engine.errors import ModelError, one_line
+from napari_seamless.engine.errors import ModelError, UntrustedError, one_line
+from napari_seamless.models import sized
 from napari_seamless.models.architecture import build
+from napari_seamless.models.named import NNUNET as PACKAGE
+from napari_seamless.models.named import is_of_nnunet
 from napari_seamless.models.nnunet_axes import Axes
 from napari_seamless.models.nnunet_plans import Architecture, Plan
 from napari_seamless.models.nnunet_settings import Limits
-
-PACKAGE = "dynamic_network_architectures"
-"""Where nnU-Net's networks are."""
+from napari_seamless.models.state_dicts import StateDict
 
 BATCH_NORM_TRAINER = "nnUNetTrainerBN"
 """nnU-Net's only trainer that takes another network than the plans say, but one built of them."""
@@ -116,8 +117,12 @@ def arguments_of(plan: Plan, trainer: str) -> dict[str, Any]:
     }
 
 
-def network_of(plan: Plan, arguments: Mapping[str, Any], trust: bool) -> nn.Module:
+def network_of(
+    plan: Plan, arguments: Mapping[str, Any], tensors: StateDict, trust: bool
+) -> nn.Module:
     """Return the network that a plan names, with random weights.
+
+    Without trust, if the tensors do not fit it, it has none, and only says what does not fit.
 
     Parameters
     ----------
@@ -125,13 +130,17 @@ def network_of(plan: Plan, arguments: Mapping[str, Any], trust: bool) -> nn.Modu
         Names a class of `dynamic_network_architectures`, and as arguments classes of torch.nn.
     arguments : mapping
         From `arguments_of`.
+    tensors : mapping of str to Tensor
+        Of the checkpoint.
     trust : bool
         Whether it may name anything else, which is then imported.
 
     Raises
     ------
+    UntrustedError
+        If a class is not one of those, and there is no trust.
     ModelError
-        If a class is not to be had, is not one of those, or refuses the arguments.
+        If a class is not to be had, refuses the arguments, or asks for far more than the tensors.
     """
     _check_installed(plan)
     architecture = plan.architecture
@@ -142,8 +151,11 @@ def network_of(plan: Plan, arguments: Mapping[str, Any], trust: bool) -> nn.Modu
     }
     made_by = _class_of(plan, "the network", architecture.network_class_name, trust)
     named = f"{made_by.__module__}:{made_by.__qualname__}"
+    given = {**arguments, **classes}
     try:
-        return build(named, {**arguments, **classes}, trust=trust)
+        if trust:  # what it names may do anything, so not twice
+            return build(named, given, trust=trust)
+        return sized.built(lambda: build(named, given), tensors)
     except ModelError as error:  # it knows no file
         raise ModelError(f"{plan.where}: {error}") from error
 
@@ -172,11 +184,7 @@ def _class_of(plan: Plan, what: str, name: str, trust: bool) -> type[nn.Module]:
         found = getattr(nn, last, None)
     elif trust or module.startswith(f"{PACKAGE}."):
         found = _imported(plan, module, last)
-    if (
-        isinstance(found, type)
-        and issubclass(found, nn.Module)
-        and (trust or found.__module__.startswith((f"{PACKAGE}.", "torch.nn.modules.")))
-    ):
+    if isinstance(found, type) and issubclass(found, nn.Module) and (trust or is_of_nnunet(found)):
         return found
     remedy = (
         "check its spelling and that it is a torch.nn.Module"
@@ -184,7 +192,8 @@ def _class_of(plan: Plan, what: str, name: str, trust: bool) -> type[nn.Module]:
         else "give architecture and arguments, or say that you trust the file (--trust)"
     )
     allowed = "" if trust else ", which is no layer of torch.nn or network of " + PACKAGE
-    raise ModelError(f"{plan.where} names {name} as {what}{allowed}; nothing was run: {remedy}")
+    kind = ModelError if trust else UntrustedError
+    raise kind(f"{plan.where} names {name} as {what}{allowed}; nothing was run: {remedy}")
 
 
 def _imported(plan: Plan, module: str, name: str) -> Any:

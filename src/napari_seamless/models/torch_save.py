@@ -1,17 +1,21 @@
 """What torch.save wrote: state dicts, mappings around them, and pickled modules."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
 
-import torch
+from torch import nn
 
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models import architecture as architectures
+from napari_seamless.models import named, sized
 from napari_seamless.models.guess import Guess, guess
+from napari_seamless.models.named import Built
 from napari_seamless.models.opened import Opened, Origin, Wanted
-from napari_seamless.models.state_dicts import StateDict, pick
+from napari_seamless.models.state_dicts import StateDict, pick, weight_sets
 from napari_seamless.models.training import hyper_arguments, recognised
 from napari_seamless.models.trusted import NOTE, module_in, unpickled
 from napari_seamless.models.unpickle import Contents, read
@@ -19,7 +23,37 @@ from napari_seamless.models.weights import assembled, fit
 
 _GUESSED = ("UNet", "BasicUNet", "DynUNet", "SegResNet")
 
-__all__ = ["Contents", "open_checkpoint", "open_content", "read"]
+__all__ = [
+    "Contents",
+    "Loaded",
+    "open_checkpoint",
+    "open_content",
+    "open_loaded",
+    "read",
+    "read_trusted",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """What is in a file that torch.save wrote, pickled objects in it loaded if it is trusted.
+
+    Attributes
+    ----------
+    contents : Contents
+        What it holds.
+    module : torch.nn.Module or None
+        The first network that was pickled; None without trust, and where trust was not needed.
+    name : str or None
+        The key that leads to it.
+    notes : tuple of str
+        Whether code was run.
+    """
+
+    contents: Contents
+    module: nn.Module | None = None
+    name: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_checkpoint(wanted: Wanted) -> Opened:
@@ -32,29 +66,85 @@ def open_checkpoint(wanted: Wanted) -> Opened:
     ModelError
         If it is damaged, holds no weights, or its network cannot be built.
     """
+    loaded = read_trusted(wanted.path, wanted.path, wanted.trust)
+    if loaded.module is not None:
+        return open_loaded("pickled module", loaded, wanted)
+    around = recognised(loaded.contents.content, wanted.path)
+    return open_loaded(around.format, loaded, wanted, **around.facts())
+
+
+def read_trusted(
+    file: Path | BinaryIO,
+    name: Path | str,
+    trust: bool,
+    has_weights: Callable[[Any], Any] = weight_sets,
+) -> Loaded:
+    """Read what torch.save wrote; only with trust, and if there is no other way, code in it is run.
+
+    Parameters
+    ----------
+    file : Path or binary file
+        What to read.
+    name : Path or str
+        What a message calls it.
+    trust : bool
+        Whether what cannot be read otherwise is unpickled.
+    has_weights : callable
+        Whether what was read without running anything is enough.
+
+    Raises
+    ------
+    UntrustedError
+        If it can be read only by running code, and is not trusted.
+    ModelError
+        If it is damaged, or does not load.
+    """
     try:
-        return _opened(read(wanted.path, wanted.path), wanted)
+        contents = read(file, name)
+        if not trust or has_weights(contents.content):
+            return Loaded(contents)
     except UntrustedError:
-        if not wanted.trust:
+        if not trust:
             raise
-    content = unpickled(wanted.path, wanted.trust)
-    name, module = module_in(content)
+    content = unpickled(file, name, trust)
+    key, module = module_in(content)
+    return Loaded(Contents(content), module, key, (NOTE,))
+
+
+def open_loaded(kind: str, loaded: Loaded, wanted: Wanted, **facts: Any) -> Opened:
+    """Open the network in what `read_trusted` returned, or its weights as `open_content` does.
+
+    Parameters
+    ----------
+    kind, wanted, **facts
+        As in `open_content`.
+    loaded : Loaded
+        From `read_trusted`.
+
+    Raises
+    ------
+    ModelError
+        As `open_content`; or if an architecture is given for a network that the file carries.
+    """
+    notes = (*facts.pop("notes", ()), *loaded.notes)
+    module = loaded.module
     if module is None:
-        opened = _opened(Contents(content), wanted)
-        return replace(opened, notes=(*opened.notes, NOTE))
+        return open_content(kind, loaded.contents, wanted, notes=notes, **facts)
+    if wanted.architecture is not None or wanted.arguments:
+        raise ModelError(
+            f"{wanted.path} carries its own network ({type(module).__name__}), pickled; leave "
+            "architecture and arguments out"
+        )
+    told = ("architecture", "arguments", "origin", "hyper_parameters")
+    known = {name: value for name, value in facts.items() if name not in told}
     return Opened(
-        "pickled module",
+        kind,
         module,
         module.state_dict(),
         architecture=type(module).__name__,
-        weights=name,
-        notes=(NOTE,),
+        notes=notes,
+        **{**known, "weights": loaded.name},
     )
-
-
-def _opened(contents: Contents, wanted: Wanted) -> Opened:
-    around = recognised(contents.content, wanted.path)
-    return open_content(around.format, contents, wanted, **around.facts())
 
 
 def open_content(
@@ -100,12 +190,13 @@ def open_content(
         "refused": (*facts.get("refused", ()), *contents.refused),
     }
     notes = [*facts.pop("notes", ()), *picked.notes]
-    found: Guess | None = None
+    found: Built | Guess | None = None
     if wanted.architecture is not None:
         found = _given(wanted, picked.tensors, hyper_parameters or {})
         origin = "given"
     elif architecture is not None:
-        found = _told(architecture, {**(arguments or {}), **wanted.arguments}, notes)
+        given = {**(arguments or {}), **wanted.arguments}
+        found = _told(architecture, given, picked.tensors, notes)
     if found is None:
         found = _by_hyper_parameters(picked.tensors, hyper_parameters or {}) or guess(
             picked.tensors, wanted.arguments
@@ -158,7 +249,7 @@ def described(wanted: Wanted) -> tuple[Wanted, dict[str, Any]]:
     return replace(wanted, architecture=told, arguments=whole.get("arguments", {})), settings
 
 
-def _given(wanted: Wanted, tensors: StateDict, hyper_parameters: Mapping[str, Any]) -> Guess:
+def _given(wanted: Wanted, tensors: StateDict, hyper_parameters: Mapping[str, Any]) -> Built:
     """Return the network that the user named, hyper-parameters its arguments if all fits then."""
     name = wanted.architecture or ""
     if not wanted.arguments:
@@ -166,10 +257,10 @@ def _given(wanted: Wanted, tensors: StateDict, hyper_parameters: Mapping[str, An
         if found is not None:
             return found
     network = architectures.build(name, wanted.arguments, trust=wanted.trust)
-    return Guess(network, name, wanted.arguments)
+    return Built(network, name, wanted.arguments)
 
 
-def _by_hyper_parameters(tensors: StateDict, hyper_parameters: Mapping[str, Any]) -> Guess | None:
+def _by_hyper_parameters(tensors: StateDict, hyper_parameters: Mapping[str, Any]) -> Built | None:
     """Return the network of MONAI that hyper-parameters alone make, if every tensor fits it."""
     for name in _GUESSED if hyper_parameters else ():
         found = _with_hyper_parameters(name, tensors, hyper_parameters)
@@ -180,24 +271,31 @@ def _by_hyper_parameters(tensors: StateDict, hyper_parameters: Mapping[str, Any]
 
 def _with_hyper_parameters(
     name: str, tensors: StateDict, hyper_parameters: Mapping[str, Any]
-) -> Guess | None:
+) -> Built | None:
     for arguments in hyper_arguments(name, hyper_parameters):
         try:
-            with torch.device("meta"):  # whatever sizes they ask for take no memory
-                is_whole = fit(architectures.build(name, arguments), tensors).is_whole
-            network = architectures.build(name, arguments) if is_whole else None
+            resolved = architectures.resolve(name)
+            given = named.offline(resolved, arguments) if ":" in resolved else arguments
+            if any(named.paths_in(given)):
+                continue
+            network = sized.built(partial(architectures.build, name, given), tensors)
         except ModelError:  # they were meant for something else; then they are not used
             continue
-        if network is not None:
+        if fit(network, tensors).is_whole:
             note = f"{', '.join(arguments)}: taken from the file's hyper-parameters"
-            return Guess(network, name, arguments, (note,))
+            return Built(network, name, given, (note,))
     return None
 
 
-def _told(architecture: str, arguments: Mapping[str, Any], notes: list[str]) -> Guess | None:
-    """Return the network that the file names, or a note why it cannot be built."""
+def _told(
+    architecture: str, arguments: Mapping[str, Any], tensors: StateDict, notes: list[str]
+) -> Built | None:
+    """Return the network that the file names, if it may be built; else add a note why it was not.
+
+    If the tensors do not fit it, it has no numbers either, and only says what does not fit.
+    """
     try:
-        return Guess(architectures.build(architecture, arguments), architecture, arguments)
+        return named.build(architecture, arguments, tensors)
     except ModelError as error:
         notes.append(f"the file names the network {architecture}, which was not built: {error}")
         return None

@@ -4,52 +4,71 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
-from napari_seamless.engine.errors import ModelError, one_line
-from napari_seamless.models.sniff import sniff_format
+from napari_seamless.engine.errors import ModelError, UntrustedError, one_line
 
 NOTE = "code in the file was run, because you trust it"
 
+_HEAD_BYTES = 32
+_PICKLE = b"\x80"
+_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The magic number of torch.save before 1.6, whose files are several pickles."""
 
-def unpickled(path: Path, trust: bool) -> Any:
+
+def unpickled(file: Path | BinaryIO, name: Path | str, trust: bool) -> Any:
     """Load whatever was pickled or saved, running the code in its file.
 
     Parameters
     ----------
-    path : Path
-        Of the file.
+    file : Path or binary file
+        What to read, from its start.
+    name : Path or str
+        What a message calls it.
     trust : bool
         Must be true: the user has said so.
 
     Raises
     ------
+    UntrustedError
+        If it is not trusted.
     ModelError
-        If it is not trusted, or does not load.
+        If it does not load.
     """
     if not trust:
-        raise ModelError(f"{path} would run code, and is not trusted; say that you trust the file")
+        raise UntrustedError(
+            f"{name} would run code, and is not trusted; say that you trust the file (--trust)"
+        )
     with warnings.catch_warnings():
         # They are about the age of the file, which whoever loads it cannot change.
         warnings.simplefilter("ignore")
         try:
-            if sniff_format(path) == "pickle":
-                with path.open("rb") as file:
-                    return pickle.load(file)
-            return torch.load(path, map_location="cpu", weights_only=False)
+            if isinstance(file, Path):
+                with file.open("rb") as stream:
+                    return _loaded(stream)
+            return _loaded(file)
         except ModuleNotFoundError as error:
             raise ModelError(
-                f"{path} needs the module {error.name}, which is not installed; install it, or put "
+                f"{name} needs the module {error.name}, which is not installed; install it, or put "
                 "the folder it is in on PYTHONPATH"
             ) from error
         except Exception as error:  # its code may raise anything
             raise ModelError(
-                f"{path} could not be loaded: {type(error).__name__}: {one_line(error)}; load it "
+                f"{name} could not be loaded: {type(error).__name__}: {one_line(error)}; load it "
                 "where it was saved, and save its state dict or TorchScript there"
             ) from error
+
+
+def _loaded(stream: BinaryIO) -> Any:
+    stream.seek(0)
+    head = stream.read(_HEAD_BYTES)
+    stream.seek(0)
+    if head.startswith(_PICKLE) and _LEGACY not in head:
+        return pickle.load(stream)
+    return torch.load(stream, map_location="cpu", weights_only=False)
 
 
 def module_in(content: Any) -> tuple[str | None, nn.Module | None]:
