@@ -310,6 +310,7 @@ def test_settings_and_details_are_taken_over(write):
         "batch_size": 4,
         "normalization": "minmax",
         "activation": "softmax",
+        "blend_logits": True,
         "labelling": "argmax",
     }
     assert load_model(write()).config(device="cpu").patch_size == (8, 16, 32)

@@ -141,12 +141,13 @@ def _activation(step: Step) -> dict[str, Any]:
     chosen = {name: step.argument(name) for name in ("sigmoid", "softmax", "other")}
     named = [name for name, value in chosen.items() if value]
     if chosen["other"] == "$torch.tanh" and named == ["other"]:
-        return {"activation": "tanh"}
+        return {"activation": "tanh", "blend_logits": True}
     if any(isinstance(value, Unresolved) for value in chosen.values()) or "other" in named:
         raise NoEqualError("do it to the result")
     if len(named) > 1 or step.argument("dim") not in (None, 0):
         raise NoEqualError("there is one activation, over channels, here")
-    return {"activation": named[0]} if named else {}
+    # A bundle's inferer blends what the network makes, and the activation follows.
+    return {"activation": named[0], "blend_logits": True} if named else {}
 
 
 def _labelling(step: Step) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def _beside(folder: Path, section: str) -> tuple[str, dict[str, Any] | None, tup
     """
     found: dict[str, dict[str, Any]] = {}
     notes = []
-    files = [each for each in sorted(folder.iterdir()) if each.suffix.lower() in _SUFFIXES]
+    names = [each for each in sorted(folder.iterdir()) if each.suffix.lower() in _SUFFIXES]
+    files = [each for each in names if each.is_file()]
     for file in files[:_MOST_FILES]:
         try:
             content = _loaded(file)

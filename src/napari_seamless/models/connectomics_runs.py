@@ -59,10 +59,11 @@ def settings_2(configuration: Mapping[str, Any]) -> _Taken:
     overlap = window.get("overlap")
     if isinstance(overlap, float) and 0 <= overlap < 1:
         settings["overlap"] = overlap
-    if window.get("blending") in _WINDOWS_2:
-        settings["blending"] = _WINDOWS_2[window["blending"]]
-    if window.get("padding_mode") in _PADDING_2:
-        settings["padding"] = _PADDING_2[window["padding_mode"]]
+    blending, padding = str(window.get("blending")), str(window.get("padding_mode"))
+    if blending in _WINDOWS_2:
+        settings["blending"] = _WINDOWS_2[blending]
+    if padding in _PADDING_2:
+        settings["padding"] = _PADDING_2[padding]
     halo = _sizes(window.get("target_context"), least=0)
     if halo is not None:
         settings["halo"] = halo

@@ -16,6 +16,7 @@ import torch
 from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models.archive import Files
 from napari_seamless.models.sniff import damaged
+from napari_seamless.models.state_dicts import check_sizes
 from napari_seamless.models.torch_save import read
 
 MARKERS = ("archive_format", "serialized_exported_program.json")
@@ -80,7 +81,7 @@ def tensors_of(files: Files) -> dict[str, torch.Tensor]:
     Raises
     ------
     ModelError
-        If any is damaged, or anything but a tensor.
+        If any is damaged, anything but a tensor, or claims more numbers than there are.
     """
     tensors: dict[str, torch.Tensor] = {}
     for names in _TENSORS:
@@ -90,6 +91,7 @@ def tensors_of(files: Files) -> dict[str, torch.Tensor]:
     for folder, name in _RAW:
         if folder + name in files:
             tensors |= _raw(files, folder, name)
+    check_sizes(tensors, files.path)
     return tensors
 
 

@@ -1,5 +1,6 @@
 """Operations and plain values that a graph of torch.export may hold, looked up by their names."""
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -23,12 +24,29 @@ _ARITHMETIC = {
     "torch": _OF_SIZES.split(),
 }
 _MODULES = {"_operator": operator, "math": math, "torch": torch}
+_BOUNDED = frozenset(_SUMS.split()) - {"getitem"}
 _NAMESPACES = ("aten", "prims")
 BLOCKS = "torch.ops.higher_order."
 """What the names of blocks within a graph begin with."""
 
-_UNCHECKED = {"_reshape_alias", "_reshape_alias_copy", "set", "set_"}
-"""Operations of ATen that take any place in memory for a tensor."""
+_UNCHECKED = {
+    *("_reshape_alias", "_reshape_alias_copy", "set", "set_", "set_data", "data"),
+    *("_cummax_helper", "_cummin_helper", "segment_reduce", "_wrapped_quantized_linear_prepacked"),
+}
+_UNCHECKED_PARTS = (
+    "filename",
+    "sparse",
+    "nested",
+    "jagged",
+    "backward",
+    "convert_indices",
+    "fbgemm",
+)
+"""Operations of ATen that take any place in memory for a tensor, or for indices into one; parts of
+their names. No network needs them to run forwards."""
+
+_MOST_BITS = 64
+_LARGEST = 2**63
 
 
 class RefusedError(Exception):
@@ -52,7 +70,8 @@ def operation(name: str) -> Callable[..., Any]:
                 return found
         case [module, function] if function in _ARITHMETIC.get(module, ()):
             if hasattr(_MODULES[module], function):
-                return getattr(_MODULES[module], function)
+                found = getattr(_MODULES[module], function)
+                return _bounded(function) if function in _BOUNDED else found
     raise RefusedError(name)
 
 
@@ -74,7 +93,36 @@ def _is_harmless(operation: torch._ops.OpOverload) -> bool:
     """Whether an operation has to do with its tensors only: neither with files nor with memory."""
     name = operation._schema.name.rpartition("::")[2]
     names = {argument.name for argument in operation._schema.arguments}
-    return "filename" not in names and "sparse" not in name and name not in _UNCHECKED
+    if "filename" in names or name in _UNCHECKED:
+        return False
+    return not any(part in name for part in _UNCHECKED_PARTS)
+
+
+@functools.cache
+def _bounded(name: str) -> Callable[..., Any]:
+    """Return an operation of `operator` on numbers that are or become no larger than a size is.
+
+    Python's own numbers, and texts and lists, grow until all memory is taken.
+    """
+    function = getattr(operator, name)
+
+    def bounded(*values: Any) -> Any:
+        if any(isinstance(each, str | bytes | list | tuple) for each in values):
+            raise RefusedError(f"{name} of what is no number")
+        if name in ("lshift", "rshift", "pow") and _is_beyond(values[1], _MOST_BITS):
+            raise RefusedError(f"{name} by {values[1]}")
+        result = function(*values)
+        if _is_beyond(result, _LARGEST):
+            raise RefusedError(f"{name} to a size beyond 2**63")
+        return result
+
+    # fx writes an operator itself into its code, in place of what is called like one.
+    bounded.__name__ = bounded.__qualname__ = f"bounded_{name}"
+    return bounded
+
+
+def _is_beyond(value: Any, largest: int) -> bool:
+    return isinstance(value, int) and abs(value) > largest
 
 
 def _typed(*types: type) -> Callable[[Any], Any]:

@@ -15,7 +15,7 @@ from napari_seamless.models.bundle_settings import settings_of
 from napari_seamless.models.expressions import Unresolved
 from napari_seamless.models.named import Built
 from napari_seamless.models.opened import Opened, Wanted
-from napari_seamless.models.sniff import BUNDLE_CONFIGS
+from napari_seamless.models.sniff import BUNDLE_CONFIGS, sniff_format
 from napari_seamless.models.torch_save import Loaded, open_loaded, read_trusted
 from napari_seamless.models.weights import assembled, pick
 
@@ -79,6 +79,8 @@ def _place(path: Path) -> tuple[Path, str | None, str | None]:
     inside = "/".join(path.parts[-2:])
     if path.is_dir() or path.parent.name not in ("configs", _MODELS):
         return path, None, None
+    if inside not in BUNDLE_CONFIGS and sniff_format(path) == "monai_bundle":
+        return path, None, None  # a zip that happens to lie in a folder of that name
     if inside in BUNDLE_CONFIGS:
         return path.parent.parent, inside, None
     return path.parent.parent, None, inside

@@ -147,7 +147,7 @@ def found_in(path: Path) -> tuple[Path, tuple[Stored, ...]]:
     pattern = (
         f"{inside.name}/checkpoint_*{_SUFFIX}" if one_fold else f"fold_*/checkpoint_*{_SUFFIX}"
     )
-    found = sorted(map(Stored, folder.glob(pattern)), key=_rank)
+    found = sorted(map(Stored, filter(Path.is_file, folder.glob(pattern))), key=_rank)
     if not found:
         raise ModelError(
             f"{path} has no {pattern}: an nnU-Net folder without trained weights; copy it with its "

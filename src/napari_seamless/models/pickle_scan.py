@@ -10,6 +10,10 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from napari_seamless.models.pickle_calls import Calls, Global, Made, Stored, Tuple
+
+__all__ = ["Global", "Scan"]
+
 _ITEM_BYTES = {
     "BoolStorage": 1,
     "ByteStorage": 1,
@@ -32,29 +36,7 @@ _ITEM_BYTES = {
 }
 """Bytes of a number in each of torch's storages."""
 
-_DEEPEST = 100
-_LARGEST = 1_000_000
-"""Tuples may be dictionary keys, whose hash takes time and stack for all that is in them, also for
-what is in them many times over."""
-
 _MARK = pickletools.markobject
-
-
-@dataclass(frozen=True)
-class Global:
-    """A class or function that a pickle names.
-
-    Attributes
-    ----------
-    module, name : str
-        As Python 3 calls them.
-    """
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
 
 
 @dataclass
@@ -71,6 +53,8 @@ class Scan:
         Bytes that each storage of torch claims.
     protocol : int
         The highest one.
+    calls : Calls
+        What its calls would take.
     """
 
     called: dict[Global, None] = field(default_factory=dict)
@@ -78,6 +62,7 @@ class Scan:
     lists: set[Global] = field(default_factory=set)
     storages: dict[str, int] = field(default_factory=dict)
     protocol: int = 0
+    calls: Calls = field(default_factory=Calls, repr=False)
 
     def read(self, file: BinaryIO) -> None:
         """Read one pickle, and add what it would do.
@@ -85,35 +70,13 @@ class Scan:
         Raises
         ------
         Exception
-            If it is damaged: ValueError, IndexError, KeyError, ...
+            If it is damaged, or would take memory or time without end: ValueError, IndexError,
+            KeyError, ...
         """
         machine = _Machine(self)
         for opcode, argument, _ in pickletools.genops(file):
             self.protocol = max(self.protocol, opcode.proto)
             machine.step(opcode, argument)
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What a class or function returned."""
-
-    by: Any
-
-
-@dataclass(frozen=True, eq=False)
-class _Tuple:
-    items: tuple[Any, ...]
-    size: int
-    depth: int
-
-    @classmethod
-    def of(cls, items: list[Any]) -> "_Tuple":
-        inner = [item for item in items if isinstance(item, _Tuple)]
-        size = len(items) + sum(item.size for item in inner)
-        depth = 1 + max((item.depth for item in inner), default=0)
-        if size > _LARGEST or depth > _DEEPEST:
-            raise ValueError("tuples within tuples without end")
-        return cls(tuple(items), size, depth)
 
 
 class _Machine:
@@ -136,6 +99,7 @@ class _Machine:
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             self._stack.append(self._memo[argument])
         else:
+            self._scan.calls.constant(argument)
             taken, slice_ = self._pop(opcode.stack_before)
             self._stack += self._results(opcode, argument, taken, slice_)
 
@@ -159,24 +123,27 @@ class _Machine:
         if name in ("GLOBAL", "INST"):
             module, _, attribute = argument.partition(" ")
             found = self._named(module, attribute)
-            return [found if name == "GLOBAL" else _Made(found)]
+            return [found if name == "GLOBAL" else Made(found)]
         if name == "STACK_GLOBAL":
             return [self._named(*taken)]
         if name in ("EXT1", "EXT2", "EXT4"):
             return [self._named("copyreg", f"extension {argument}")]
         if name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
-            return [_Made(taken[0])]
+            self._scan.calls.call(taken[0], taken[1])
+            return [Made(taken[0], taken[1])]
         if name == "OBJ":
-            return [_Made(above[0])]
+            return [Made(above[0])]
         if name in ("SETITEM", "SETITEMS", "APPEND", "APPENDS", "ADDITEMS", "BUILD"):
             self._filled(name, taken[0])
+            if name.startswith("SETITEM"):
+                self._scan.calls.keys(above[::2] or taken[1:2])
             return taken[:1]
         if name == "DUP":
             return [taken[0], taken[0]]
         if name == "PERSID" or name == "BINPERSID":
             return [self._persistent(taken[0] if taken else argument)]
         if name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE"):
-            return [_Tuple.of(above or taken)]
+            return [Tuple.of(above or taken)]
         return [argument] * len(opcode.stack_after)
 
     def _named(self, module: Any, name: Any) -> Global:
@@ -188,7 +155,7 @@ class _Machine:
         return found
 
     def _filled(self, name: str, what: Any) -> None:
-        if not isinstance(what, _Made) or not isinstance(what.by, Global):
+        if not isinstance(what, Made) or not isinstance(what.by, Global):
             return
         if name.startswith("SETITEM"):
             self._scan.mappings.add(what.by)
@@ -197,13 +164,12 @@ class _Machine:
 
     def _persistent(self, what: Any) -> Any:
         """Return what torch stores apart: numbers, and before 1.6 also the sources of classes."""
-        fields = what.items if isinstance(what, _Tuple) else ()
+        fields = what.items if isinstance(what, Tuple) else ()
         if fields and fields[0] == "module" and len(fields) == 4:
             return fields[1]
-        self._claim(fields)
-        return None
+        return self._claim(fields)
 
-    def _claim(self, fields: tuple[Any, ...]) -> None:
+    def _claim(self, fields: tuple[Any, ...]) -> Stored:
         """Note a storage: ("storage", class, key, device, numbers), before 1.6 and then None."""
         if len(fields) == 6 and fields[5] is None:
             fields = fields[:5]
@@ -214,3 +180,4 @@ class _Machine:
             raise ValueError(f"it claims {numbers!r} numbers of {kind}")
         claimed = numbers * _ITEM_BYTES[kind.name]
         self._scan.storages[str(key)] = max(claimed, self._scan.storages.get(str(key), 0))
+        return Stored(numbers)

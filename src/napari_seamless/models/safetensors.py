@@ -13,6 +13,9 @@ from napari_seamless.models.state_dicts import StateDict
 from napari_seamless.models.torch_save import Contents, open_content
 
 _KIND = "safetensors"
+_LENGTH_BYTES = 8
+_HEADER_BYTES = 100_000_000
+"""Largest header that the format allows."""
 
 
 def open_checkpoint(wanted: Wanted) -> Opened:
@@ -34,8 +37,22 @@ def _read(path: Path) -> tuple[StateDict, dict[str, Any]]:
     The library checks what the header claims against the size of the file.
     """
     try:
+        _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ModelError(damaged(path, error)) from error
+    except MemoryError as error:
+        size = path.stat().st_size
+        raise ModelError(
+            f"{path} has {size:,} bytes, which do not fit in memory; use a computer with more, or "
+            "a smaller network"
+        ) from error
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if header > _HEADER_BYTES:
+        raise ValueError(f"its header claims {header:,} bytes, {_HEADER_BYTES:,} are allowed")

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from napari_seamless.models.pickle_scan import Global, Scan
 
@@ -44,6 +45,9 @@ _HEAVY = (Global("builtins", "bytearray"),)
 
 _NUMPY = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.dtypes")
 _NUMPY_DATA = ("scalar", "dtype", "ndarray", "_reconstruct")
+_METADATA = "_metadata"
+"""Where torch keeps the versions of modules, beside a state dict."""
+
 _NUMBER = re.compile(r"[biufc]\d{1,2}|\?")
 
 
@@ -131,6 +135,37 @@ def stand_in_for(what: Global, scan: Scan) -> type[StandIn]:
     # torch knows the classes that it may use by these two names.
     names = {"__module__": what.module, "__qualname__": what.name, "name": str(what)}
     return type(what.name, (base,), names)
+
+
+def strip(content: Any) -> None:
+    """Take off mappings and tensors whatever attributes a pickle has hung on them.
+
+    They are found before methods of the same name: "items", "numel". Of a state dict `_metadata`
+    stays. What holds itself, or is nested deep, is no trouble.
+    """
+    seen: set[int] = set()
+    left = [content]
+    while left:
+        value = left.pop()
+        if id(value) not in seen:
+            seen.add(id(value))
+            left += _stripped(value)
+
+
+def _stripped(value: Any) -> list[Any]:
+    """Take the attributes off one object, and return what is in it."""
+    if isinstance(value, torch.Tensor):
+        vars(value).clear()
+    elif isinstance(value, dict):
+        attributes = getattr(value, "__dict__", {})
+        for name in [name for name in attributes if name != _METADATA]:
+            del attributes[name]
+        return [*dict.keys(value), *dict.values(value), *attributes.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    elif isinstance(value, StandIn):
+        return list(vars(value).values())
+    return []
 
 
 def is_data(what: Global) -> bool:

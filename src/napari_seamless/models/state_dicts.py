@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,14 @@ _MOST = 2_000
 _KEYS_SHOWN = 5
 _INFLATED = 2**28
 """Bytes by which tensors may exceed what the file has of them: a few are saved expanded."""
+
+
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_OTHER_TYPES = (
+    *(torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.complex32, torch.complex64, torch.complex128),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,9 +254,34 @@ def _inner_names(tensors: StateDict, average: StateDict) -> dict[str, str]:
     return {}
 
 
-def _check(tensors: StateDict, wanted: Wanted) -> None:
-    """Refuse tensors without numbers, or with more of them than the file has."""
+def check_sizes(tensors: StateDict, path: Path) -> None:
+    """Refuse tensors that claim far more numbers than the file has of them.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        Dense ones.
+    path : Path
+        The file, for the message.
+
+    Raises
+    ------
+    ModelError
+        If they do.
+    """
     inflated = 0
+    for name, tensor in tensors.items():
+        has = tensor.untyped_storage().nbytes()
+        inflated += max(0, tensor.numel() * tensor.element_size() - has)
+        if inflated > _INFLATED:
+            raise ModelError(
+                f"{path}: tensor {name!r} claims {tensor.numel():,} numbers, but has "
+                f"{has:,} bytes; copy or download it again"
+            )
+
+
+def _check(tensors: StateDict, wanted: Wanted) -> None:
+    """Refuse tensors without numbers, of numbers that torch can only store, or inflated ones."""
     for name, tensor in tensors.items():
         is_dense = tensor.layout is torch.strided and not tensor.is_nested
         if tensor.device.type != "cpu" or not is_dense or tensor.is_quantized:
@@ -256,13 +290,13 @@ def _check(tensors: StateDict, wanted: Wanted) -> None:
                 f"{wanted.path}: tensor {name!r} is {kind}, so it has no numbers to use; save the "
                 "network's state dict on the CPU, in floating point"
             )
-        has = tensor.untyped_storage().nbytes()
-        inflated += max(0, tensor.numel() * tensor.element_size() - has)
-        if inflated > _INFLATED:
+        if tensor.dtype not in (*_PRECISIONS, *_OTHER_TYPES):
+            kind = str(tensor.dtype).removeprefix("torch.")
             raise ModelError(
-                f"{wanted.path}: tensor {name!r} claims {tensor.numel():,} numbers, but has "
-                f"{has:,} bytes; copy or download it again"
+                f"{wanted.path}: tensor {name!r} is {kind}, in which torch stores numbers but does "
+                "not compute; convert it with .float() and save the state dict again"
             )
+    check_sizes(tensors, wanted.path)
 
 
 def _no_weights(content: Any, wanted: Wanted) -> ModelError:

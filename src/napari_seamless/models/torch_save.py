@@ -256,8 +256,24 @@ def _given(wanted: Wanted, tensors: StateDict, hyper_parameters: Mapping[str, An
         found = _with_hyper_parameters(name, tensors, hyper_parameters)
         if found is not None:
             return found
-    network = architectures.build(name, wanted.arguments, trust=wanted.trust)
+    try:
+        network = architectures.build(name, wanted.arguments, trust=wanted.trust)
+    except ModelError:
+        found = _completed(name, wanted.arguments, tensors)
+        if found is None:
+            raise
+        return found
     return Built(network, name, wanted.arguments)
+
+
+def _completed(name: str, arguments: Mapping[str, Any], tensors: StateDict) -> Built | None:
+    """Return the network of a name with the arguments that are missing guessed, if it can be."""
+    guessed = guess(tensors, arguments)
+    if guessed is None or guessed.architecture != architectures.resolve(name):
+        return None
+    missing = [each for each in guessed.arguments if each not in arguments]
+    note = f"{', '.join(missing)}: guessed from the tensors"
+    return Built(guessed.network, name, guessed.arguments, (note, *guessed.notes))
 
 
 def _by_hyper_parameters(tensors: StateDict, hyper_parameters: Mapping[str, Any]) -> Built | None:

@@ -163,7 +163,8 @@ def _is_version_2(content: Mapping[str, Any]) -> bool:
     Early ones say so only by their losses' place and their callback.
     """
     tensors, callbacks = content.get("state_dict"), content.get("callbacks")
-    parts = {str(name).partition(".")[0] for name in tensors} if tensors else set()
+    named = tensors if isinstance(tensors, Mapping) else {}
+    parts = {str(name).partition(".")[0] for name in named}
     names = [str(name) for name in callbacks] if isinstance(callbacks, Mapping) else []
     return (
         _VERSION_2 in content

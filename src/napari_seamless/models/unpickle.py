@@ -22,13 +22,16 @@ from torch import serialization
 from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models.pickle_scan import Global, Scan
 from napari_seamless.models.sniff import damaged, pickle_refusal
-from napari_seamless.models.stand_ins import is_data, runs, stand_in_for
+from napari_seamless.models.stand_ins import is_data, runs, stand_in_for, strip
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PICKLES = 5
 """Magic number, version, facts of the machine, the content, and the keys of its storages."""
+
+_NAMED_IN = 2**20
+"""Bytes of a bare pickle that are searched for names: it is refused whatever else is in it."""
 
 _NAMES_SHOWN = 3
 _NAME_LENGTH = 80
@@ -89,7 +92,7 @@ def _read(stream: BinaryIO, path: Path) -> Contents:
     head = stream.read(32)
     stream.seek(0)
     if head.startswith(_ZIP):
-        scan = _scan_zip(stream)
+        scan = _scan_zip(stream, path)
     elif _LEGACY in head:
         scan = _scan_legacy(stream)
     elif head.startswith(_PICKLE):
@@ -108,18 +111,21 @@ def _named_in(stream: BinaryIO) -> list[str]:
     scan = Scan()
     # It is refused whatever is in it: damage only means that less of it can be named.
     with contextlib.suppress(Exception):
-        scan.read(stream)
+        scan.read(io.BytesIO(stream.read(_NAMED_IN)))
     return runs(scan) or [str(each) for each in scan.called]
 
 
-def _scan_zip(stream: BinaryIO) -> Scan:
+def _scan_zip(stream: BinaryIO, path: Path) -> Scan:
     """Scan the pickle of an archive, and check that the archive has what it says."""
     with zipfile.ZipFile(stream) as archive:
         members = {member.filename: member for member in archive.infolist()}
         size = stream.seek(0, io.SEEK_END)
         for member in members.values():
             if member.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{member.filename!r} is compressed, which torch.save never does")
+                raise ModelError(
+                    f"{path} was zipped again: {member.filename!r} is compressed, which torch.save "
+                    "never does; zip it without compression (zip -0 -r), or get the original"
+                )
         claimed = sum(member.file_size for member in members.values())
         if claimed > size:
             raise ValueError(f"its parts claim {claimed:,} bytes, the whole has {size:,}")
@@ -157,6 +163,7 @@ def _load(stream: BinaryIO, path: Path, scan: Scan) -> Contents:
                 raise UntrustedError(
                     pickle_refusal(path, _listed(map(str, unknown)) or _why(scan))
                 ) from error
+    strip(content)
     return Contents(content, tuple(_shown(each) for each in unknown if not is_data(each)))
 
 
