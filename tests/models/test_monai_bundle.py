@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from napari_seamless import load_model
+from napari_seamless import load_model, predict
 from napari_seamless.engine.errors import ModelError
 from napari_seamless.models.monai_bundle import open_checkpoint
 from napari_seamless.models.opened import Wanted
 
 bundle = pytest.importorskip("monai.bundle")
 nets = pytest.importorskip("monai.networks.nets")
+SlidingWindowInferer = pytest.importorskip("monai.inferers").SlidingWindowInferer
 
 NETWORK = {
     "_target_": "UNet",
@@ -326,6 +327,21 @@ def test_settings_and_details_are_taken_over(write):
     )
     assert details["input size"] == "8*n x 8*n x 8*n"
     assert details["output channels"] == "background, cell"
+
+
+def test_prediction_with_the_bundles_settings_is_monais(write, network):
+    image = np.random.default_rng(3).random((12, 28, 48), dtype=np.float32)
+    model = load_model(write())
+    prediction = predict(image, model, model.config(device="cpu"), progress=False)
+
+    batch = torch.from_numpy((image - image.min()) / (image.max() - image.min()))[None, None]
+    with torch.no_grad():
+        logits = SlidingWindowInferer((8, 16, 32), 4, 0.5, "gaussian", padding_mode="replicate")(
+            batch, network
+        )
+    expected = torch.softmax(logits[0], 0).numpy()
+    np.testing.assert_allclose(prediction.array, expected, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(prediction.outputs[0]["labels"][0], expected.argmax(0))
 
 
 def test_what_a_bundle_asks_to_run_is_listed_and_not_run(write):
