@@ -34,7 +34,7 @@ from napari_seamless.io.sources import open_sources
 from napari_seamless.io.stores import open_store, versions
 from napari_seamless.metrics import SLAB_VOXELS, VoxelMetrics, component_metrics
 from napari_seamless.models import LoadedModel, ModelReport, load_model
-from napari_seamless.models.suitability import unsuitable
+from napari_seamless.models.reporting.suitability import unsuitable
 
 PathLike = str | Path
 

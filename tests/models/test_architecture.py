@@ -7,8 +7,14 @@ import torch
 from torch import nn
 
 from napari_seamless.engine.errors import ModelError
-from napari_seamless.models.architecture import Parameter, build, names, parameters_of, resolve
-from napari_seamless.models.parameters import parameters_of_class
+from napari_seamless.models.networks.architecture import (
+    Parameter,
+    build,
+    names,
+    parameters_of,
+    resolve,
+)
+from napari_seamless.models.networks.parameters import parameters_of_class
 
 UNET = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}
 
@@ -226,7 +232,7 @@ class TestResolve:
 
     def test_loads_neither_torch_nor_monai(self):
         code = (
-            "import sys; from napari_seamless.models.architecture import names, resolve; "
+            "import sys; from napari_seamless.models.networks.architecture import names, resolve; "
             "[resolve(name) for name in names()]; resolve('unet'); resolve('a.b:C'); "
             "assert not {'torch', 'monai', 'a'} & set(sys.modules)"
         )

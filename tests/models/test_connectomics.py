@@ -8,9 +8,9 @@ from monai.networks.nets import UNETR, BasicUNet, SwinUNETR, UNet
 from torch import nn
 
 from napari_seamless.engine.errors import ModelError
-from napari_seamless.models.architecture import build, parameters_of
-from napari_seamless.models.connectomics import NAMES
-from napari_seamless.models.names import CONNECTOMICS_NETWORKS
+from napari_seamless.models.networks.architecture import build, parameters_of
+from napari_seamless.models.networks.connectomics import NAMES
+from napari_seamless.models.networks.names import CONNECTOMICS_NETWORKS
 
 FILTERS = [4, 8, 16]
 RESIDUAL = {"strides": [2, 2], "num_res_units": 2, "kernel_size": 3, "norm": "batch"}

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from napari_seamless.models.examine import (
+from napari_seamless.models.opened import Opened
+from napari_seamless.models.reporting.examine import (
     examined,
     first_convolution,
     frozen_tensors,
@@ -16,8 +17,7 @@ from napari_seamless.models.examine import (
     parameter_count,
     patch_dependent,
 )
-from napari_seamless.models.opened import Opened
-from napari_seamless.models.report import ModelReport
+from napari_seamless.models.reporting.report import ModelReport
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),

@@ -1,7 +1,7 @@
 import pytest
 
-from napari_seamless.models.export_sizes import SizeRules
-from napari_seamless.models.export_values import RefusedError
+from napari_seamless.models.graphs.export_sizes import SizeRules
+from napari_seamless.models.graphs.export_values import RefusedError
 
 Z = "L['image'].size()[2]"
 Y = "L['args'][0].size()[3]"

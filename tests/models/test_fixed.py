@@ -5,7 +5,7 @@ from torch import nn
 
 import napari_seamless as ns
 from napari_seamless.engine.errors import ModelError
-from napari_seamless.models.fixed import FixedInput, settings_of
+from napari_seamless.models.graphs.fixed import FixedInput, settings_of
 
 
 class Exact(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from napari_seamless.engine.errors import ModelError
-from napari_seamless.models.guess import guess, resembles
+from napari_seamless.models.networks.guess import guess, resembles
 
 monai_nets = pytest.importorskip("monai.networks.nets", reason="needs MONAI")
 

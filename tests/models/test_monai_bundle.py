@@ -11,7 +11,7 @@ import torch
 
 from napari_seamless import load_model, predict
 from napari_seamless.engine.errors import ModelError
-from napari_seamless.models.monai_bundle import open_checkpoint
+from napari_seamless.models.monai_bundle.checkpoint import open_checkpoint
 from napari_seamless.models.opened import Wanted
 
 bundle = pytest.importorskip("monai.bundle")
@@ -196,7 +196,7 @@ def test_relative_ids_and_disabled_items(write, network):
 
 
 def test_same_ids_as_monais_own_parser():
-    from napari_seamless.models.bundle_config import BundleConfig
+    from napari_seamless.models.monai_bundle.config import BundleConfig
 
     config = {
         "A": 1,
@@ -452,8 +452,8 @@ def test_postprocessing_without_equal_is_named(write, step):
 
 def intensity(name, channels=1, **arguments):
     """Return the settings and notes of a bundle with some intensity transforms."""
-    from napari_seamless.models.bundle_config import BundleConfig
-    from napari_seamless.models.bundle_settings import settings_of
+    from napari_seamless.models.monai_bundle.config import BundleConfig
+    from napari_seamless.models.monai_bundle.settings import settings_of
 
     steps = [{"_target_": f"{each}d", "keys": "image", **arguments} for each in name.split("+")]
     return settings_of(BundleConfig({"preprocessing": steps}, "config"), channels, 3, None)
@@ -503,7 +503,7 @@ def test_normalization_gives_the_numbers_of_monais_transform(name, channels, arg
 
 
 def test_ranges_one_after_the_other_are_put_together():
-    from napari_seamless.models.bundle_intensity import Scaling, chained
+    from napari_seamless.models.monai_bundle.intensity import Scaling, chained
 
     first, second = Scaling("fixed", 10.0, 4.0), Scaling("fixed", 0.5, 0.25)
     both = chained([first, second])

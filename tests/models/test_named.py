@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from napari_seamless.engine.errors import ModelError, UntrustedError
-from napari_seamless.models import inspect_checkpoint, load_model, named, sized
+from napari_seamless.models import inspect_checkpoint, load_model
 from napari_seamless.models.checkpoint import read_checkpoint
+from napari_seamless.models.networks import named, sized
 
 nets = pytest.importorskip("monai.networks.nets")
 bundle = pytest.importorskip("monai.bundle")

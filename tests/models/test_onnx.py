@@ -13,10 +13,10 @@ from torch import nn
 import napari_seamless as ns
 from napari_seamless.engine.errors import ModelError
 from napari_seamless.models import inspect_checkpoint, load_model, sniff_format
-from napari_seamless.models import onnx as onnx_format
-from napari_seamless.models.examine import examined
+from napari_seamless.models.graphs import onnx as onnx_format
 from napari_seamless.models.opened import Wanted
 from napari_seamless.models.parts import parts_of
+from napari_seamless.models.reporting.examine import examined
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

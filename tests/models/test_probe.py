@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from napari_seamless.models.probe import probe
-from napari_seamless.models.report import ModelReport, Probe
-from napari_seamless.models.trials import Input, Trials
+from napari_seamless.models.reporting.probe import probe
+from napari_seamless.models.reporting.report import ModelReport, Probe
+from napari_seamless.models.reporting.trials import Input, Trials
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),

@@ -10,8 +10,8 @@ import torch
 
 from napari_seamless.engine.errors import ModelError
 from napari_seamless.models import MismatchError, ModelReport
-from napari_seamless.models.report import Probe, Sizes
-from napari_seamless.models.wording import by_module, plain
+from napari_seamless.models.reporting.report import Probe, Sizes
+from napari_seamless.models.reporting.wording import by_module, plain
 
 SHA = "ab" * 32
 FITS = ModelReport(

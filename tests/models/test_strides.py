@@ -4,9 +4,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from napari_seamless.models import strides as strides_module
-from napari_seamless.models.batch_statistics import input_statistics
-from napari_seamless.models.strides import StrideFit, set_strides, stride_fit
+from napari_seamless.models.networks import strides as strides_module
+from napari_seamless.models.networks.batch_statistics import input_statistics
+from napari_seamless.models.networks.strides import StrideFit, set_strides, stride_fit
 
 monai_nets = pytest.importorskip("monai.networks.nets", reason="needs MONAI")
 

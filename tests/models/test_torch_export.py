@@ -16,9 +16,9 @@ from torch.export import Dim
 import napari_seamless as ns
 from napari_seamless.engine.errors import ModelError
 from napari_seamless.models import inspect_checkpoint, load_model
-from napari_seamless.models.examine import examined
+from napari_seamless.models.graphs.torch_export import open_checkpoint
 from napari_seamless.models.opened import Wanted
-from napari_seamless.models.torch_export import open_checkpoint
+from napari_seamless.models.reporting.examine import examined
 
 SIZES = (2, 1, 8, 16, 16)
 FREE = dict.fromkeys((0, 2, 3, 4), Dim.AUTO)

@@ -23,8 +23,8 @@ from torch import nn
 
 from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models import inspect_checkpoint, load_model
-from napari_seamless.models.plain import plain
-from napari_seamless.models.torch_save import Contents, read
+from napari_seamless.models.tensors.plain import plain
+from napari_seamless.models.tensors.torch_save import Contents, read
 
 GOOD = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 LINEAR = ("torch.nn:Linear", {"in_features": 3, "out_features": 2})

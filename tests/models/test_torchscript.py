@@ -11,9 +11,10 @@ from torch import nn
 
 import napari_seamless as ns
 from napari_seamless.engine.errors import ModelError
-from napari_seamless.models import inspect_checkpoint, load_model, torchscript
-from napari_seamless.models.examine import examined
+from napari_seamless.models import inspect_checkpoint, load_model
+from napari_seamless.models.graphs import torchscript
 from napari_seamless.models.opened import Wanted
+from napari_seamless.models.reporting.examine import examined
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelError
 from napari_seamless.models import load_model
 from napari_seamless.models.checkpoint import read_checkpoint
-from napari_seamless.models.connectomics_runs import settings_1, settings_2
+from napari_seamless.models.tensors.connectomics_runs import settings_1, settings_2
 
 UNET = {
     "spatial_dims": 3,

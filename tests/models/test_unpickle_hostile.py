@@ -14,11 +14,11 @@ from torch import nn
 
 from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models import load_model
-from napari_seamless.models import safetensors as safetensors_module
-from napari_seamless.models.export_values import RefusedError, operation
-from napari_seamless.models.pickle_calls import Calls, Global, Tuple
-from napari_seamless.models.state_dicts import weight_sets
-from napari_seamless.models.unpickle import read
+from napari_seamless.models.graphs.export_values import RefusedError, operation
+from napari_seamless.models.tensors import safetensors as safetensors_module
+from napari_seamless.models.tensors.pickle_calls import Calls, Global, Tuple
+from napari_seamless.models.tensors.state_dicts import weight_sets
+from napari_seamless.models.tensors.unpickle import read
 
 LINEAR = ("torch.nn:Linear", {"in_features": 4, "out_features": 1, "bias": False})
 NUMBERS = struct.pack("<4f", 1, 2, 3, 4)

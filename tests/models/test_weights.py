@@ -5,7 +5,7 @@ from torch import nn
 from napari_seamless.engine.errors import ModelError
 from napari_seamless.models import MismatchError, inspect_checkpoint, load_model
 from napari_seamless.models.opened import Wanted
-from napari_seamless.models.weights import fit, is_state_dict, pick, weight_sets
+from napari_seamless.models.tensors.weights import fit, is_state_dict, pick, weight_sets
 
 
 class Net(nn.Module):
@@ -342,7 +342,7 @@ class TestFit:
     def test_loaded_weights_are_copies(self, tmp_path, net, importable):
         tensors = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         network = Net()
-        from napari_seamless.models.weights import assembled
+        from napari_seamless.models.tensors.weights import assembled
 
         opened = assembled(
             "state dict", network, tensors, architecture=importable, arguments={}, origin="given"

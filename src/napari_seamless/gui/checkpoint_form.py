@@ -18,13 +18,13 @@ from napari_seamless.gui.reader import Reader
 from napari_seamless.gui.recent import RecentCheckpoints
 from napari_seamless.gui.report_panel import ReportPanel
 from napari_seamless.models import sniff_format
-from napari_seamless.models.names import names
+from napari_seamless.models.networks.names import names
 from napari_seamless.models.opened import PICKLED
-from napari_seamless.models.report import ModelReport
+from napari_seamless.models.reporting.report import ModelReport
 from napari_seamless.models.sniff import FORMATS_TEXT
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
-    from napari_seamless.models.architecture import Parameter
+    from napari_seamless.models.networks.architecture import Parameter
 
 _FILTER = (
     "Checkpoints (*.pt *.pth *.ts *.pt2 *.ckpt *.tar *.safetensors *.onnx *.zip plans.json "

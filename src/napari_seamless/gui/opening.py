@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from napari_seamless.engine.config import json_object
 from napari_seamless.engine.errors import SeamlessError, UntrustedError, one_line
 from napari_seamless.models.parts import format_of, parts_of
-from napari_seamless.models.report import ModelReport
+from napari_seamless.models.reporting.report import ModelReport
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
     from napari_seamless.models import Checkpoint, LoadedModel

@@ -14,7 +14,7 @@ from napari_seamless.engine.config import json_object
 from napari_seamless.engine.errors import ConfigError
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
-    from napari_seamless.models.architecture import Parameter
+    from napari_seamless.models.networks.architecture import Parameter
 
 Field = ValueWidget[Any]
 

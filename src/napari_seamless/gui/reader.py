@@ -11,7 +11,7 @@ from napari_seamless.gui.opening import Choice, Opener, Reading
 from napari_seamless.gui.worker import Task, start_task
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
-    from napari_seamless.models.architecture import Parameter
+    from napari_seamless.models.networks.architecture import Parameter
 
 TYPING_MS = 300
 
@@ -118,7 +118,7 @@ class Reader:
 
 def _parameters(architecture: str) -> "tuple[Parameter, ...]":
     """Return what an architecture takes; nothing if there is none, which opening it says."""
-    from napari_seamless.models.architecture import parameters_of
+    from napari_seamless.models.networks.architecture import parameters_of
 
     try:
         return parameters_of(architecture)

@@ -6,7 +6,7 @@ from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import QPlainTextEdit
 from superqt import QCollapsible
 
-from napari_seamless.models.report import ModelReport
+from napari_seamless.models.reporting.report import ModelReport
 
 _LINES_SHOWN = 14
 TITLE = "Checkpoint report"

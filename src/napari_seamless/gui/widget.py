@@ -29,8 +29,8 @@ from napari_seamless.gui.recent import RecentCheckpoints
 from napari_seamless.gui.request import Request, source_of
 from napari_seamless.gui.scores import check_labels
 from napari_seamless.metrics import METRIC_NAMES
+from napari_seamless.models.reporting.suitability import unsuitable
 from napari_seamless.models.sniff import FORMATS_TEXT
-from napari_seamless.models.suitability import unsuitable
 
 _PROBLEM = "color: #ff8a80;"
 _OVERLAYS = ("weights", "coverage", "grid")

@@ -10,7 +10,7 @@ from napari_seamless.models.checkpoint import (
     load_model,
     read_checkpoint,
 )
-from napari_seamless.models.report import MismatchError, ModelReport
+from napari_seamless.models.reporting.report import MismatchError, ModelReport
 from napari_seamless.models.sniff import sniff_format
 
 __all__ = [

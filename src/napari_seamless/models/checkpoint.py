@@ -14,22 +14,22 @@ from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelError, UntrustedError
 from napari_seamless.models.opened import Opened, Wanted
 from napari_seamless.models.parts import format_of, sha256_of
-from napari_seamless.models.report import MismatchError, ModelReport
+from napari_seamless.models.reporting.report import MismatchError, ModelReport
 from napari_seamless.models.sniff import Format
 
 if TYPE_CHECKING:
     import torch
 
 _MODULES = {
-    "torchscript": "torchscript",
-    "torch_export": "torch_export",
-    "torch_save": "torch_save",
-    "pickle": "torch_save",
-    "safetensors": "safetensors",
-    "onnx": "onnx",
-    "monai_bundle": "monai_bundle",
-    "bioimageio": "bioimageio",
-    "nnunet": "nnunet",
+    "torchscript": "graphs.torchscript",
+    "torch_export": "graphs.torch_export",
+    "torch_save": "tensors.torch_save",
+    "pickle": "tensors.torch_save",
+    "safetensors": "tensors.safetensors",
+    "onnx": "graphs.onnx",
+    "monai_bundle": "monai_bundle.checkpoint",
+    "bioimageio": "bioimageio.checkpoint",
+    "nnunet": "nnunet.checkpoint",
 }
 """For each format, the file here that opens it; imported when needed."""
 
@@ -119,7 +119,7 @@ class Checkpoint:
         A copy of it is tried, on the CPU: a run may have moved it to another device, and may be
         running it at this moment.
         """
-        from napari_seamless.models.probe import probe
+        from napari_seamless.models.reporting.probe import probe
 
         if self.module is None:
             return self.report
@@ -228,7 +228,7 @@ def read_checkpoint(
     ModelError
         If there is no such file, it is no such checkpoint, or the network cannot be built.
     """
-    from napari_seamless.models.examine import examined
+    from napari_seamless.models.reporting.examine import examined
 
     wanted = Wanted(
         Path(os.path.expanduser(path)), architecture or None, arguments or {}, trust, weights

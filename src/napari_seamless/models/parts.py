@@ -121,7 +121,7 @@ def _nnunet_weights(path: Path, root: Path) -> Iterator[Path]:
 
 def _onnx_tensors(path: Path) -> list[Path]:
     """Return the files that an ONNX model keeps tensors in; none if it is damaged or forged."""
-    from napari_seamless.models.onnx_weights import check_files, files_of
+    from napari_seamless.models.graphs.onnx_weights import check_files, files_of
 
     try:
         names = files_of(path.read_bytes())

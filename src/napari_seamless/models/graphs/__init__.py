@@ -1,0 +1,1 @@
+"""Files that carry the network itself: TorchScript, torch.export, ONNX."""

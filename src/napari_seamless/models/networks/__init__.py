@@ -1,0 +1,1 @@
+"""Networks from their names and arguments, or guessed from the tensors of a file."""

@@ -1,0 +1,1 @@
+"""What can be said of a checkpoint: examined, tried on small inputs, put into words."""

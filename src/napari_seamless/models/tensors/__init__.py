@@ -1,0 +1,1 @@
+"""Files of tensors: what torch.save and safetensors write, and what frameworks put around it."""
