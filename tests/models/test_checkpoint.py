@@ -3,6 +3,7 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 import zipfile
 from pathlib import Path
 
@@ -170,6 +171,13 @@ class TestMisfits:
         assert "needs the arguments spatial_dims" in refusal(path, "UNet")
         with pytest.raises(ModelError, match="takes no argument 'depth'"):
             inspect_checkpoint(path, ARCHITECTURE, {"depth": 3})
+
+
+def test_without_monai_it_is_said_that_guessing_needs_it(checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai", None)
+    assert "pip install monai" in refusal(checkpoint("state dict"))
+    monkeypatch.undo()
+    assert "pip install monai" not in refusal(checkpoint("state dict"))
 
 
 class TestRefusals:

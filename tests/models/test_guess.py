@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from napari_seamless.engine.errors import ModelError
-from napari_seamless.models.networks.guess import guess, resembles
+from napari_seamless.models.networks.guess import guess
 
 monai_nets = pytest.importorskip("monai.networks.nets", reason="needs MONAI")
 
@@ -277,13 +277,11 @@ def test_other_state_dicts_are_not_guessed(kind):
     assert guess(foreign()[kind], {}) is None
 
 
-def test_without_monai_nothing_is_guessed_but_the_likeness_is_seen(monkeypatch):
+def test_without_monai_nothing_is_guessed(monkeypatch):
     tensors = made(*SEEN[1]).state_dict()
     monkeypatch.setitem(sys.modules, "monai", None)
 
     assert guess(tensors, {}) is None
-    assert resembles(tensors) == "monai.networks.nets:UNet"
-    assert resembles(foreign()["sequential"]) is None
 
 
 @pytest.mark.parametrize(

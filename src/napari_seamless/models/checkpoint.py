@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -254,10 +255,13 @@ def _opened(wanted: Wanted, kind: Format) -> Opened:
 
 def _unknown_network(report: ModelReport) -> str:
     """Return why there is no network, and what to do."""
-    what = f"{report.path} is a {report.format} of {report.tensors} tensors"
+    count = f"{report.tensors} tensor{'s' * (report.tensors != 1)}"
+    what = f"{report.path} is a {report.format} of {count}"
     for note in report.notes:
         if note.startswith("the file names the network"):
             return f"{what}, and {note}; or {_EXAMPLE}"
+    if importlib.util.find_spec("monai") is None:
+        what += " (networks of MONAI would be guessed if it were installed: pip install monai)"
     return f"{what}, which does not say how its network is built: {_EXAMPLE}"
 
 

@@ -87,15 +87,6 @@ def guess(tensors: StateDict, arguments: Mapping[str, Any]) -> Guess | None:
         return None if misfit else _completed(draft, arguments, tensors)
 
 
-def resembles(tensors: StateDict) -> str | None:
-    """Return the network whose names the tensors have, whether MONAI is installed or not.
-
-    Whether all of them fit is not looked at: it is for a hint what to install.
-    """
-    draft = _drafted(tensors)
-    return None if draft is None else _architecture(draft)
-
-
 def _drafted(tensors: StateDict) -> Draft | None:
     if not is_state_dict(tensors):
         return None
