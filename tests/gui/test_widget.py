@@ -97,8 +97,9 @@ def test_what_only_opening_can_tell_ends_in_one_line(
     assert message in line
     assert "\n" not in line
     assert session.live is None
-    session.wait_for(lambda: message in session.status and session.widget.architecture.enabled)
-    assert not session.widget.run_button.enabled
+    session.wait_for(lambda: not session.widget.run_button.enabled)  # when it has been read
+    assert message in session.status
+    assert session.widget.architecture.enabled
     session.widget.architecture.value = "networks:Doubled"
     session.wait_for(lambda: session.widget.run_button.enabled and session.status == "Ready")
 
