@@ -294,7 +294,7 @@ class TestNetworkOfTheFile:
         with pytest.raises(ModelError) as caught:
             Checkpoint(None, report).model()
         assert str(caught.value).startswith(
-            f"{path} is a state dict of 1 tensors, and the file names the network x:Y, which ...; "
+            f"{path} is a state dict of 1 tensor, and the file names the network x:Y, which ...; "
             "or give architecture and arguments, for example architecture='monai.networks"
         )
 
