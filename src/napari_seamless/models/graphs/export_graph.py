@@ -21,12 +21,12 @@ from napari_seamless.models.graphs.export_values import (
     changes_tensors,
     operation,
 )
+from napari_seamless.models.graphs.halves import HALF
 
 Graph = Mapping[str, Any]
 Constants = Mapping[str, torch.Tensor]
 
 _POSITIONAL, _KEYWORD = 1, 2
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class ExportedGraph(fx.GraphModule):
@@ -80,7 +80,7 @@ class _Autocast(nn.Module):
         super().__init__()
         self.block = block
         self.dtype = dtype
-        self.enabled = enabled and dtype in (None, *_HALF)
+        self.enabled = enabled and dtype in (None, *HALF)
 
     def forward(self, *inputs: Any) -> Any:
         devices = (each.device.type for each in inputs if isinstance(each, torch.Tensor))
@@ -158,7 +158,7 @@ class _Builder:
         if kind not in ("parameter", "buffer", "tensor_constant"):
             raise RefusedError(f"an input of kind {kind!r}")
         tensor = tensors[entry[f"{kind}_name"]]
-        if self.widened and tensor.dtype in _HALF:
+        if self.widened and tensor.dtype in HALF:
             tensor = tensor.float()
         own = f"tensor_{len(self.values)}"
         self.root.register_buffer(own, tensor.detach())
@@ -257,7 +257,7 @@ class _Builder:
                 return self.device
             case "as_scalar_type":
                 dtype = DTYPES[value]
-                return torch.float32 if self.widened and dtype in _HALF else dtype
+                return torch.float32 if self.widened and dtype in HALF else dtype
             case "as_tensors":
                 return [self.values[each["name"]] for each in value]
             case "as_nested_tensors":

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -16,13 +16,13 @@ from napari_seamless.models.graphs.export_graph import input_name, make_graph, o
 from napari_seamless.models.graphs.export_sizes import SizeRules
 from napari_seamless.models.graphs.export_values import RefusedError
 from napari_seamless.models.graphs.fixed import FixedInput, settings_of
+from napari_seamless.models.graphs.halves import is_half
 from napari_seamless.models.opened import Opened, Wanted
 from napari_seamless.models.sniff import damaged
 
 _SCHEMA = 8
 """Version of the format, unchanged since torch 2.5."""
 
-_HALF = (torch.float16, torch.bfloat16)
 _SWITCHES = ("train", "training")
 
 
@@ -101,7 +101,7 @@ def _opened(files: Files) -> Opened:
     tensors = tensors_of(files)
     whole = program["graph_module"]
     meta = _input_meta(whole, files)
-    widened = _is_half(tensors.values())
+    widened = is_half(tensors.values())
     dtype = torch.float32 if widened else DTYPES[meta["dtype"]]
     if not dtype.is_floating_point:
         raise ModelError(
@@ -201,12 +201,6 @@ def _is_training(node: Mapping[str, Any]) -> bool:
         entry["name"] in _SWITCHES and entry["arg"].get("as_bool") is True
         for entry in node["inputs"]
     )
-
-
-def _is_half(tensors: Iterable[torch.Tensor]) -> bool:
-    """Whether all numbers with a fraction are of half precision, and there are any."""
-    types = {each.dtype for each in tensors if each.is_floating_point()}
-    return bool(types) and types <= set(_HALF)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -9,7 +9,7 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import torch
 
 from napari_seamless.engine.errors import ModelError
+from napari_seamless.models.graphs.halves import is_half
 from napari_seamless.models.opened import Opened, Wanted
 from napari_seamless.models.sniff import damaged
 
@@ -38,7 +39,6 @@ _CLASSES = re.compile(rb"torch\.classes\.(\w+)")
 _SAFE_CLASSES = (b"quantized", b"rnn")
 _SPARE_BYTES = 256 * 1024**2
 """How much larger than the file its parts may be: torch compresses the code only."""
-_HALF = (torch.float16, torch.bfloat16)
 _SWITCHES = {"aten::dropout": 2, "aten::batch_norm": 5}
 """Operations that differ in training, and which of their inputs says so."""
 _HALF_NUMBERS = (5, 15)
@@ -160,7 +160,7 @@ def _described(module: torch.jit.ScriptModule) -> Opened:
             "it was traced in training mode: its dropout and batch normalisation act as in "
             "training; trace it in evaluation mode (network.eval())"
         )
-    if _is_half(opened.tensors) and not _makes_half(module):
+    if is_half(opened.tensors.values()) and not _makes_half(module):
         module = module.float()
         opened = replace(opened, tensors=module.state_dict())
         notes.append("its weights are of half precision; it computes in float32")
@@ -182,11 +182,6 @@ def _dims_of_convolutions(module: torch.jit.ScriptModule) -> Iterator[int]:
         stride = list(node.inputs())[3]
         made = stride.node()
         yield len(stride.toIValue() or () if made.kind() == "prim::Constant" else [*made.inputs()])
-
-
-def _is_half(tensors: Mapping[str, torch.Tensor]) -> bool:
-    types = {each.dtype for each in tensors.values() if each.is_floating_point()}
-    return bool(types) and types <= set(_HALF)
 
 
 def _makes_half(module: torch.jit.ScriptModule) -> bool:

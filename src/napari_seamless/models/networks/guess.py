@@ -19,7 +19,7 @@ from napari_seamless.models.networks.architecture import build
 from napari_seamless.models.networks.batch_statistics import input_statistics
 from napari_seamless.models.networks.guess_parts import Draft, Shapes
 from napari_seamless.models.networks.strides import StrideFit, stride_fit
-from napari_seamless.models.tensors.weights import StateDict, fit, is_state_dict
+from napari_seamless.models.tensors.weights import WRAPPERS, StateDict, fit, is_state_dict
 
 _DRAFTS: tuple[tuple[tuple[str, ...], Callable[[Shapes], Draft]], ...] = (
     (guess_unet.ANCHORS, guess_unet.draft),
@@ -29,8 +29,7 @@ _DRAFTS: tuple[tuple[tuple[str, ...], Callable[[Shapes], Draft]], ...] = (
     (guess_segresnet.ANCHORS, guess_segresnet.draft),
 )
 _MISFITS_SHOWN = 3
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
-"""Parts of names that come from what a network, or a part of it, is wrapped in for training."""
+_WRAPPERS = {each.removesuffix(".") for each in WRAPPERS}
 
 
 @dataclass(frozen=True, eq=False)

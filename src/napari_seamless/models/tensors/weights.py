@@ -33,7 +33,7 @@ PREFIXES = ("module.", "model.", "net.", "_orig_mod.", "ema.")
 """What wrappers put before the names of a network's tensors: data parallelism, Lightning modules,
 torch.compile, running averages; possibly several of them, and possibly others than these."""
 
-_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.")
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.")
 """What they put in the middle of names, where only a part of the network is wrapped."""
 
 _NO_PART = re.compile(
@@ -199,7 +199,7 @@ def assembled(
 
 def _namings(own: StateDict, tensors: StateDict) -> Iterator[_Naming]:
     """Return the ways to name tensors that are worth trying, the simplest ones first."""
-    held = tuple(each for each in _WRAPPERS if any(each in name for name in tensors))
+    held = tuple(each for each in WRAPPERS if any(each in name for name in tensors))
     without_module = tuple(each for each in held if each != "module.")
     for wrappers in dict.fromkeys([(), without_module, held]):
         names = _Naming(wrappers=wrappers).unwrapped(tensors).values()
