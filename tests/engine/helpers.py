@@ -4,9 +4,11 @@ The oracles are plain, slow and written from the published formulas, not from th
 float64, one patch after the other, every weight stored.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,14 @@ from scipy import ndimage, signal
 from torch import nn
 
 from napari_seamless.engine.accumulator import BlendAccumulator
+from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.errors import OutputError
 from napari_seamless.engine.grid import Box, PatchGrid
-from napari_seamless.engine.run import Run
+from napari_seamless.engine.pipeline import Batch
+from napari_seamless.engine.run import Event, Run
 from napari_seamless.engine.source import ArraySource
+from napari_seamless.engine.store import ArraySpec
 from napari_seamless.engine.windows import build_window
 
 MODES = (
@@ -312,33 +318,132 @@ class RecordingSource(ArraySource):
         ]
 
 
+class WatchedRun(Run):
+    """A run that keeps which patches were blended, in that order.
+
+    Reads tell nothing of that: what is read ahead may be put back.
+    """
+
+    def __init__(self, *args: Any, **others: Any) -> None:
+        self.blended: list[tuple[int, int]] = []
+        super().__init__(*args, **others)
+
+    def _blend(self, vol_id: int, batch: Batch) -> Event:
+        self.blended += [(vol_id, index) for index in batch.indices]
+        return super()._blend(vol_id, batch)
+
+    def ran_of(self, vol_id: int) -> list[tuple[int, int, int]]:
+        """Starts of the patches of a volume that were blended so far, in voxels of the source."""
+        cores = self.plan.volumes[vol_id].cores
+        return [cores[index].start for volume, index in self.blended if volume == vol_id]
+
+    @property
+    def ran(self) -> list[tuple[int, int, int]]:
+        """`ran_of` the first volume."""
+        return self.ran_of(0)
+
+
 @dataclass
 class FakeStore:
-    """Keeps every call in order; raises what it is told to."""
+    """Keeps what was written in memory; raises what it is told to, and when it is misused."""
 
-    on_reserve: Exception | None = None
+    on_begin: Exception | None = None
     on_write: Exception | None = None
+    on_finish: Exception | None = None
+    chunk_size: tuple[int, int, int] | None = None
+    """Of a regular layout; the starts of patches by default."""
+    resume: bool = False
+    scratch: Path | None = None
     calls: list[str] = field(default_factory=list)
-    reserved: int | None = None
-    written: dict[str, np.ndarray] | None = None
+    """"begin" and "finish"."""
+    writes: list[int | None] = field(default_factory=list)
+    """The chunk of every write since `begin`."""
+    specs: dict[str, ArraySpec] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    finished: set[int] = field(default_factory=set)
+    identity: dict[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
+    closed: int = 0
     watch: Any = None
-    """Called at `reserve`."""
+    """Called at `begin`."""
 
-    def reserve(self, nbytes: int) -> None:
-        self.calls.append("reserve")
-        self.reserved = nbytes
+    @property
+    def written(self) -> dict[str, np.ndarray] | None:
+        """All arrays, once they are in their place."""
+        return self.arrays if self.calls[-1:] == ["finish"] else None
+
+    def layout(self, grid: PatchGrid) -> ChunkGrid:
+        if self.chunk_size is None:
+            return ChunkGrid.at_starts(grid)
+        return ChunkGrid.regular(grid.shape, self.chunk_size)
+
+    def begin(self, arrays, chunks, identity, facts) -> set[int]:
+        self.calls.append("begin")
         if self.watch is not None:
             self.watch()
-        if self.on_reserve is not None:
-            raise self.on_reserve
+        if self.on_begin is not None:
+            raise self.on_begin
+        json.dumps([identity, facts])
+        taken_up = self.resume and self.identity is not None
+        if taken_up and self.identity != identity:
+            raise OutputError("another run was left there")
+        if not taken_up:
+            self.finished = set()
+            self.arrays = {name: self._empty(spec, chunks) for name, spec in arrays.items()}
+        self.identity, self.metadata = dict(identity), dict(facts)
+        self.specs, self.chunks = dict(arrays), chunks
+        self.writes = []
+        self._known = np.zeros(chunks.shape, dtype=bool)
+        for chunk in self.finished:
+            self._known[chunks[chunk].slices] = True
+        return set(self.finished)
 
-    def write(self, arrays: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-        self.calls.append("write")
+    @staticmethod
+    def _empty(spec: ArraySpec, chunks: ChunkGrid) -> np.ndarray:
+        nothing = np.nan if spec.dtype.kind == "f" else 0
+        return np.full((spec.channels, *chunks.shape), nothing, spec.dtype)
+
+    def write(self, chunk: int | None, box: Box, values: Mapping[str, np.ndarray]) -> None:
+        assert self.calls[-1] == "begin"
+        assert list(values) == list(self.specs)
+        touched = self.chunks.touching(box)
+        assert not self.finished.intersection(touched), "what is finished is final"
+        assert chunk is None or box == self.chunks[chunk]
+        self.writes.append(chunk)
         if self.on_write is not None:
             raise self.on_write
-        self.written = {name: np.array(array) for name, array in arrays.items()}
-        self.metadata = dict(metadata)
+        for name, array in values.items():
+            assert array.dtype == self.specs[name].dtype
+            assert array.shape == (self.specs[name].channels, *box.shape)
+            self.arrays[name][:, *box.slices] = array
+        self._known[box.slices] = True
+        if chunk is not None:
+            self.finished.add(chunk)
+
+    def read(self, name: str, box: Box) -> np.ndarray:
+        assert self._known[box.slices].all(), "what was not written is not known"
+        return self.arrays[name][:, *box.slices].copy()
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        self.calls.append("finish")
+        self.metadata = dict(facts)
+        if self.on_finish is not None:
+            raise self.on_finish
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def left(self) -> "FakeStore":
+        """What a process that is killed now leaves behind; what is provisional is wrong by then."""
+        arrays = {name: self._empty(spec, self.chunks) for name, spec in self.specs.items()}
+        for chunk in self.finished:
+            inside = (slice(None), *self.chunks[chunk].slices)
+            for name, array in arrays.items():
+                array[inside] = self.arrays[name][inside]
+        return FakeStore(
+            chunk_size=self.chunk_size, resume=True, arrays=arrays,
+            finished=set(self.finished), identity=self.identity,
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------- makers

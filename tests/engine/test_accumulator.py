@@ -405,7 +405,7 @@ def filled(accumulator: BlendAccumulator, indices, predictions) -> BlendAccumula
 
 def merge(target: BlendAccumulator, others: list[BlendAccumulator], channels: int) -> None:
     """Add up chunk by chunk, as processes do that send theirs to one."""
-    for chunk in range(target.chunk_count):
+    for chunk in range(len(target.chunks)):
         for other in others:
             target.sums(chunk, channels).add_(other.sums(chunk, channels))
     target.adopt(np.logical_or.reduce([other.patches_done for other in others]))
@@ -439,9 +439,9 @@ def test_a_share_keeps_its_sums_open_and_its_views_true_until_it_is_adopted_into
         reference.add(SHARED.positions[index], predictions[index].numpy())
     assert_blended(np.asarray(share.live(slice(0, 2))), reference.blended)
     assert_sums(share, reference)
-    for chunk in range(share.chunk_count):
+    for chunk in range(len(share.chunks)):
         assert share.sums(chunk, 2).dtype == torch.float64
-    total = sum(float(share.sums(chunk, 2).sum()) for chunk in range(share.chunk_count))
+    total = sum(float(share.sums(chunk, 2).sum()) for chunk in range(len(share.chunks)))
     assert total == pytest.approx(reference.sums.sum(), rel=RELATIVE)
     with pytest.raises(ValueError, match=f"{len(mine)} of {len(predictions)} patches"):
         share.result()

@@ -14,6 +14,7 @@ from engine.helpers import (
     Ramps,
     RecordingSource,
     Reference,
+    WatchedRun,
     assert_blended,
     config_of,
     events_refocused,
@@ -187,11 +188,11 @@ def test_every_event_in_a_region_is_the_weighted_mean_of_the_patches_so_far(refo
     network = Ramps(PATCH, 2)
     source = RecordingSource(volume)
     spans = tuple(zip(region.start, region.stop, strict=True))
-    run = Run([source], network, config_of(PATCH, region=spans, batch_size=3))
+    run = WatchedRun([source], network, config_of(PATCH, region=spans, batch_size=3))
     reference = Reference(region.shape, PATCH, "gaussian", 2)
     blended = 0
     for event in events_refocused(run, np.random.default_rng(1) if refocus else None):
-        starts = source.positions(PATCH)
+        starts = run.ran
         before = reference.counts.copy()
         for start in starts[blended:]:
             there = np.subtract(start, region.start)
@@ -277,7 +278,7 @@ def test_a_focus_in_voxels_of_the_source_runs_first_in_a_region(looked_at, first
     """16 x 16 x 16 voxels in patches of 4 without overlap; the region holds 8 of them."""
     source = RecordingSource(positive_volume((16, 16, 16)))
     config = config_of((4, 4, 4), overlap=0, region="5:12,4:11,4:12", output_scale=scale)
-    run = Run([source], Resampled((4, 4, 4), scale), config)
+    run = WatchedRun([source], Resampled((4, 4, 4), scale), config)
     starts = [(z, y, x) for z in (4, 8) for y in (4, 8) for x in (4, 8)]
     for _ in range(after):
         next(run)
@@ -286,4 +287,5 @@ def test_a_focus_in_voxels_of_the_source_runs_first_in_a_region(looked_at, first
     waiting = starts[after:]
     touching = [start for start in first if start in waiting]
     rest = [start for start in waiting if start not in first]
-    assert [box.start for box in source.boxes] == starts[:after] + touching + rest
+    assert run.ran == starts[:after] + touching + rest
+    assert {box.start for box in source.boxes} == set(starts)

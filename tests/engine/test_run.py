@@ -20,6 +20,7 @@ from engine.helpers import (
     Recorded,
     RecordingSource,
     Reference,
+    WatchedRun,
     assert_blended,
     config_of,
     events_refocused,
@@ -45,25 +46,17 @@ from napari_seamless.engine.errors import (
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
+from napari_seamless.engine.store import ArraySpec
 
 LAYOUT = Layout((8, 8, 8), (4, 4, 4), 0.5)  # 27 patches, starts 0, 2, 4
 
 
-class WatchedRun(Run):
-    """A run over one volume that keeps which patches were read."""
-
-    source: RecordingSource
-
-    @property
-    def ran(self) -> list[tuple[int, int, int]]:
-        """Starts of the patches so far, in the order in which they were read."""
-        return self.source.positions(self.plan.config.patch_size)
-
-
-def run_of(network: nn.Module, layout=LAYOUT, volume=None, store=None, **settings) -> WatchedRun:
+def run_of(
+    network: nn.Module, layout=LAYOUT, volume=None, store=None, memory=None, **settings
+) -> WatchedRun:
     source = RecordingSource(positive_volume(layout.shape) if volume is None else volume)
     config = config_of(layout.patch_size, overlap=layout.overlap, **settings)
-    run = WatchedRun([source], network, config, [store] if store else [])
+    run = WatchedRun([source], network, config, [store] if store else [], memory=memory)
     run.source = source
     return run
 
@@ -262,10 +255,11 @@ def test_every_patch_runs_exactly_once(layout, batch_size, refocus, seed):
     run = run_of(network, layout, batch_size=batch_size)
     events = list(events_refocused(run, np.random.default_rng(seed) if refocus else None))
     assert sum(network.batch_sizes) == len(layout.positions) == run.total == run.done
-    ran = run.ran
+    ran, read = run.ran, run.source.positions(layout.patch_size)
     assert sorted(ran) == layout.positions  # the rule walks in sorted order
+    assert set(read) == set(ran)
     if not refocus:
-        assert ran == layout.positions
+        assert ran == read == layout.positions
     assert set(network.batch_sizes[:-1]) <= {batch_size}
     assert len(events) == len(network.batch_sizes) == -(-len(layout.positions) // batch_size)
 
@@ -414,15 +408,15 @@ def test_volumes_of_different_shapes_and_types_in_one_run():
 
 def test_each_volume_has_its_own_focus_which_takes_effect_when_its_turn_comes():
     sources = [RecordingSource(positive_volume((8, 8, 8), seed)) for seed in range(3)]
-    run = Run(sources, Identity(), config_of((4, 4, 4)))
+    run = WatchedRun(sources, Identity(), config_of((4, 4, 4)))
     run.focus(Box((7, 0, 0), (8, 1, 1)))
     run.focus(Box((7, 7, 7), (8, 8, 8)), vol_id=2)
     list(run)
     starts = LAYOUT.positions
     first = (4, 0, 0)
-    assert sources[0].positions((4, 4, 4)) == [first, *(s for s in starts if s != first)]
-    assert sources[1].positions((4, 4, 4)) == starts
-    assert sources[2].positions((4, 4, 4)) == [starts[-1], *starts[:-1]]
+    assert run.ran_of(0) == [first, *(s for s in starts if s != first)]
+    assert run.ran_of(1) == starts
+    assert run.ran_of(2) == [starts[-1], *starts[:-1]]
 
 
 # ------------------------------------------------------------------------------ focus
@@ -535,13 +529,13 @@ def test_cancel_ends_before_the_next_batch_and_keeps_what_is_done():
     assert np.isnan(expected).any()
     assert_blended(np.asarray(run.live[0]), expected)
     assert_blended(run.results()[0], expected)
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
     assert_blended(store.written["main"], expected)
     assert (store.metadata["status"], store.metadata["done"], store.metadata["total"]) == (
         "partial", 6, 27
     )  # fmt: skip
     assert list(run) == []
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
 
 
 def test_cancel_from_another_thread_ends_within_the_batch_that_runs():
@@ -648,12 +642,12 @@ def test_close_in_the_middle_keeps_what_is_done_and_writes_it_once():
     with run_of(network, batch_size=5, store=store) as run:
         next(run)
     assert run.status == "partial"
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
     assert_blended(store.written["main"], partial_of(LAYOUT.positions[:5], network))
     assert (store.metadata["status"], store.metadata["done"]) == ("partial", 5)
     run.close()
     assert list(run) == []
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
     assert network.batch_sizes == [5]
 
 
@@ -698,7 +692,7 @@ def test_close_from_another_thread_ends_within_the_batch_that_runs():
     assert answers == [None]
     assert network.batch_sizes == [4]
     assert run.status == "partial"
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
 
 
 def test_live_then_cancel_hands_out_the_batch_that_was_done():
@@ -709,7 +703,7 @@ def test_live_then_cancel_hands_out_the_batch_that_was_done():
     assert [event.done for event in run] == [4]
     assert network.batch_sizes == [4]
     assert run.status == "partial"
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
 
 
 # ------------------------------------------------------------------------------ failures
@@ -747,7 +741,7 @@ def test_a_network_that_fails_later_keeps_what_was_done():
     expected = np.where(covered, positive_volume(LAYOUT.shape)[None], np.nan)
     assert_blended(np.asarray(run.live[0]), expected)
     assert_blended(run.results()[0], expected)
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
     assert_blended(store.written["main"], expected)
     assert (store.metadata["status"], store.metadata["done"]) == ("failed", 8)
     assert list(run) == []
@@ -801,7 +795,7 @@ def test_what_is_not_finite_in_the_input_fails_the_run_with_its_position(value, 
     assert isinstance(caught.value, UnusableInputError)
     assert run.status == "failed"
     assert np.isfinite(np.concatenate(network.inputs)).all()
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
     assert store.metadata["status"] == "failed"
     assert 0 < store.metadata["done"] == run.done < 27
 
@@ -884,10 +878,11 @@ def test_a_complete_run_is_written_once_with_its_metadata():
         (run.done, int(np.asarray(run.coverage[0]).max()), list(store.calls))
     )
     for event in run:
-        assert store.calls == ["reserve"], event
-    assert states == [(0, 0, ["reserve"])]  # room is made before any patch is blended
-    assert store.reserved == 2 * 8 * 8 * 8 * 4
-    assert store.calls == ["reserve", "write"]
+        assert store.calls == ["begin"], event
+    assert states == [(0, 0, ["begin"])]  # room is made before any patch is blended
+    assert store.specs == {"main": ArraySpec(2, np.dtype(np.float32))}
+    assert store.writes == [*range(len(store.chunks))]  # each once, in raster order, no other
+    assert store.calls == ["begin", "finish"]
     np.testing.assert_array_equal(store.written["main"], run.results()[0])
     assert not np.isnan(store.written["main"]).any()
     expected = {
@@ -898,6 +893,7 @@ def test_a_complete_run_is_written_once_with_its_metadata():
         "source": "the volume",
         "origin": [0, 0, 0],
         "whole": [8, 8, 8],
+        "geometry": {"scale": [1.0] * 3, "translation": [0.0] * 3, "units": [""] * 3},
         "heads": ["0"],
         "checkpoint": "net.pt",
         "sha256": "abc",
@@ -906,7 +902,7 @@ def test_a_complete_run_is_written_once_with_its_metadata():
     assert InferenceConfig(**store.metadata["config"]) == config
     assert list(run) == []
     run.close()
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
 
 
 def test_metadata_follows_the_run():
@@ -921,22 +917,22 @@ def test_metadata_follows_the_run():
 
 
 def test_no_room_for_the_output_ends_the_run_before_any_patch_is_blended():
-    network, store = Identity(), FakeStore(on_reserve=OutputError("no room in /full"))
+    network, store = Identity(), FakeStore(on_begin=OutputError("no room in /full"))
     run = run_of(network, store=store)
     with pytest.raises(OutputError, match="no room"):
         next(run)
     assert (run.status, run.done) == ("failed", 0)
     assert network.batch_sizes == [1]
-    assert store.calls == ["reserve"]
+    assert store.calls == ["begin"]
     assert list(run) == []
 
 
 def test_a_complete_run_that_cannot_be_written_says_so_and_keeps_its_result():
-    store = FakeStore(on_write=WriteError("disk is full"))
+    store = FakeStore(on_finish=WriteError("disk is full"))
     run = run_of(Identity(), batch_size=9, store=store)
     with pytest.raises(WriteError, match="disk is full"):
         list(run)
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
     assert run.done == run.total
     assert_blended(np.asarray(run.live[0]), positive_volume(LAYOUT.shape)[None])
     assert_blended(run.results()[0], positive_volume(LAYOUT.shape)[None])
@@ -944,7 +940,7 @@ def test_a_complete_run_that_cannot_be_written_says_so_and_keeps_its_result():
 
 
 def test_a_cancelled_run_that_cannot_be_written_says_so():
-    store = FakeStore(on_write=WriteError("disk is full"))
+    store = FakeStore(on_finish=WriteError("disk is full"))
     run = run_of(Identity(), batch_size=9, store=store)
     next(run)
     run.cancel()
@@ -954,13 +950,28 @@ def test_a_cancelled_run_that_cannot_be_written_says_so():
 
 
 def test_the_first_failure_is_raised_if_writing_fails_too_and_notes_the_second():
-    store = FakeStore(on_write=WriteError("disk is full"))
+    store = FakeStore(on_finish=WriteError("disk is full"))
     run = run_of(Fails(2, RuntimeError("device lost")), batch_size=9, store=store)
     with pytest.raises(PredictionError, match="device lost") as caught:
         list(run)
     assert caught.value.__notes__ == ["disk is full"]
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
     assert run.status == "failed"
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_a_chunk_that_cannot_be_written_fails_the_run_and_is_still_there_to_see(memory):
+    network, store = Ramps(LAYOUT.patch_size), FakeStore(on_write=WriteError("disk is full"))
+    run = run_of(network, batch_size=4, store=store, memory=memory)
+    done = []
+    with pytest.raises(WriteError, match="disk is full") as caught:
+        done.extend(event.done for event in run)
+    # The first row of patches finishes the first chunk, in the midst of a batch.
+    assert (done, run.done, run.status) == ([], 3, "failed")
+    assert store.writes == [0, None]  # once final; then as it is at the end
+    assert store.finished == set()
+    assert caught.value.__notes__ == ["disk is full"]
+    assert_blended(np.asarray(run.live[0]), partial_of(LAYOUT.positions[:3], network))
 
 
 def test_ctrl_c_keeps_what_was_done_and_is_passed_on():
@@ -968,7 +979,7 @@ def test_ctrl_c_keeps_what_was_done_and_is_passed_on():
     run = run_of(Fails(2, KeyboardInterrupt()), batch_size=9, store=store)
     with pytest.raises(KeyboardInterrupt):
         list(run)
-    assert store.calls == ["reserve", "write"]
+    assert store.calls == ["begin", "finish"]
     assert store.metadata["done"] == 9
     assert run.status == store.metadata["status"] == "partial"
 

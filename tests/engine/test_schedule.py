@@ -60,6 +60,28 @@ def test_no_focus_or_one_that_touches_nothing_is_raster_order(box):
     assert schedule.take(27) == list(range(1, 26))
 
 
+def test_what_is_put_back_comes_next_and_is_sorted_in_by_a_focus():
+    schedule = Schedule(GRID)
+    assert schedule.take(3) == [0, 1, 2]
+    taken = schedule.take(4)
+    schedule.put_back(taken)
+    assert len(schedule) == 24
+    assert schedule.take(4) == taken == [3, 4, 5, 6]
+    schedule.put_back(taken)
+    schedule.focus(Box((7, 7, 7), (8, 8, 8)))
+    assert schedule.take(6) == [26, 3, 4, 5, 6, 7]
+
+
+def test_only_what_waits_is_scheduled():
+    waiting = np.zeros(GRID.counts, dtype=bool)
+    waiting.flat[[2, 7, 26]] = True
+    schedule = Schedule(GRID, waiting)
+    assert len(schedule) == 3
+    schedule.focus(Box((7, 7, 7), (8, 8, 8)))
+    assert schedule.take(9) == [26, 2, 7]
+    assert not schedule
+
+
 @properties(100)
 @given(st.data(), layouts())
 def test_focus_agrees_with_brute_force_whatever_was_taken_before(data, layout):

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from engine.helpers import layouts, properties, seeds
 from napari_seamless.engine.errors import SourceError
+from napari_seamless.engine.geometry import Geometry
 from napari_seamless.engine.grid import Box
-from napari_seamless.engine.source import ArraySource, read_patch, spatial_shape
+from napari_seamless.engine.source import ArraySource, part_of, read_patch, spatial_shape
 
 
 class ArrayLike:
@@ -174,3 +175,48 @@ def test_a_volume_that_cannot_be_read_is_named_with_the_place():
     assert "chunk is torn" in message
     assert "\n" not in message
     assert isinstance(caught.value.__cause__, OSError)
+
+
+class TestHowItIsStored:
+    @pytest.mark.parametrize(
+        ("shape", "chunks", "expected"),
+        [
+            ((4, 5, 6), None, (4, 5, 6)),
+            ((4, 5, 6), (2, 5, 3), (2, 5, 3)),
+            ((4, 5, 6), (8, 8, 8), (4, 5, 6)),
+            ((4, 5, 6), ((3, 1), (2, 2, 1), (6,)), (3, 2, 6)),
+            ((5, 6), (2, 3), (1, 2, 3)),
+            ((2, 4, 5, 6), (1, 2, 3, 4), (2, 3, 4)),
+            ((4, 5, 6), (2, 5), (4, 5, 6)),
+        ],
+    )
+    def test_chunk_size_is_what_the_array_says(self, shape, chunks, expected):
+        array = ArrayLike(np.zeros(shape))
+        array.chunks = chunks
+        assert ArraySource(array).chunk_size == expected
+
+    def test_what_is_said_counts_more(self):
+        geometry = Geometry((4.0, 1.0, 1.0), units=("nanometer",) * 3)
+        source = ArraySource(np.zeros((4, 5, 6)), chunk_size=(1, 5, 6), geometry=geometry)
+        assert source.chunk_size == (1, 5, 6)
+        assert source.geometry is geometry
+
+    def test_an_array_is_of_no_series_and_has_voxels_of_size_one(self):
+        source = ArraySource(np.zeros((4, 5, 6)))
+        source.keep(100)
+        assert source.time is None
+        assert source.geometry == Geometry()
+
+    def test_a_part_is_stored_as_the_whole(self):
+        source = ArraySource(np.zeros((4, 5, 6)), chunk_size=(1, 2, 3))
+        assert part_of(source, (1, 0, 0), (2, 5, 6)).chunk_size == (1, 2, 3)
+
+
+def test_a_source_that_says_itself_what_is_wrong_is_quoted_as_it_is():
+    class Damaged(ArraySource):
+        def read(self, box):
+            raise SourceError("chunk 3 is damaged")
+
+    with pytest.raises(SourceError) as caught:
+        read_patch(Damaged(np.zeros((4, 4, 4))), Box((0, 0, 0), (4, 4, 4)), "edge")
+    assert str(caught.value) == "chunk 3 is damaged"

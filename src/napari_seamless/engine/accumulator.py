@@ -3,26 +3,36 @@
     rows     0 . . . 4 . . . 8 . . . 12          starts of patches along Y: 0, 4, 8 (size 8)
     patch 0  [- - - - - - - -]
     patch 1          [- - - - - - - -]
-    chunks   |   0   |   1   |   2   | ...       cut at the starts, along Z likewise, not along X
+    chunks   |   0   |   1   |   2   | ...       here cut at the starts
 
-A chunk gets its sums with its first patch. With its last patch it is normalised into the output and
+A chunk gets its sums with its first patch. With its last patch it is normalised and handed on, and
 its sums are freed, so that in raster order only the chunks around the front are ever open.
+
+A patch is settled when it is blended in, skipped (nothing is there to predict) or failed (its input
+could not be read). Voxels that only skipped patches reach get the fill value. Voxels that a failed
+patch reaches are NaN: what other patches say of them is not what they should be.
 """
 
-import math
-import mmap
 import threading
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_seamless.engine.blending import Window, coverage_array, weight_sum, weights_array
-from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.blending import (
+    Window,
+    coverage,
+    coverage_array,
+    weight_sum,
+    weights_array,
+)
+from napari_seamless.engine.chunks import ChunkGrid
+from napari_seamless.engine.finished import Finished, InMemory
+from napari_seamless.engine.grid import Box, PatchGrid
 from napari_seamless.engine.lazy import LazyArray, Ranges
+from napari_seamless.engine.sums import OpenSums
 
 Finish = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """What is done to blended values (C, z, y, x) of all channels; NaN must stay NaN."""
@@ -42,6 +52,16 @@ class BlendAccumulator:
         Weights of every patch.
     finish : callable, optional
         Applied once to every blended voxel, in results and in partial views alike.
+    chunks : ChunkGrid, optional
+        How the volume is cut; at the starts of patches by default.
+    finished : Finished, optional
+        Where finished chunks go; memory by default.
+    fill : float
+        What voxels become that only skipped patches reach.
+    budget : int, optional
+        Bytes of open sums in memory; the rest is in files in `scratch`. No limit by default.
+    scratch : path, optional
+        Folder for those files; the one for temporary files by default.
     is_share : bool
         The patches are shared with other processes: chunks stay open until `adopt`.
 
@@ -60,31 +80,78 @@ class BlendAccumulator:
         window: Window,
         finish: Finish | None = None,
         *,
+        chunks: ChunkGrid | None = None,
+        finished: Finished | None = None,
+        fill: float = 0.0,
+        budget: int | None = None,
+        scratch: Path | None = None,
         is_share: bool = False,
     ) -> None:
         self._grid = grid
         self._window = window
         self._apply = finish
         self._is_share = is_share
+        self._fill = fill
         self._matrix = torch.from_numpy(window.matrix)
         self._volume = Box.of_shape(grid.shape)
         self._done = np.zeros(grid.counts, dtype=bool)
-        self._edges = _edges(grid, 0), _edges(grid, 1)
-        self._chunks = _chunks(grid.shape, *self._edges)
-        self._missing = [self._done[grid.touching(chunk)].size for chunk in self._chunks]
-        self._open: dict[int, torch.Tensor] = {}
-        self._output = np.empty((0, *grid.shape), dtype=np.float32)
+        self._settled = np.zeros(grid.counts, dtype=bool)
+        self._failed = np.zeros(grid.counts, dtype=bool)
+        self._chunks = chunks or ChunkGrid.at_starts(grid)
+        self._missing: dict[int, int] = {}
+        self._final: set[int] = set()
+        self._sums = OpenSums(budget, self._next_patch_of, scratch)
+        self._finished = finished or InMemory(grid.shape)
+        self._channels = 0
         self._lock = threading.Lock()
 
     @property
     def done(self) -> int:
-        """Patches added so far."""
-        return int(np.count_nonzero(self._done))
+        """Patches settled so far."""
+        return int(np.count_nonzero(self._settled))
 
     @property
     def is_complete(self) -> bool:
-        """Whether all patches are in."""
-        return bool(self._done.all())
+        """Whether all patches are settled."""
+        return bool(self._settled.all())
+
+    @property
+    def chunks(self) -> ChunkGrid:
+        """How the volume is cut."""
+        return self._chunks
+
+    @property
+    def finished(self) -> frozenset[int]:
+        """Chunks that are final."""
+        with self._lock:
+            return frozenset(self._final)
+
+    @property
+    def open(self) -> list[int]:
+        """Chunks that have some of their patches."""
+        with self._lock:
+            return sorted(self._sums)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether finished voxels are in memory."""
+        return self._finished.array is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the finished voxels that are in memory."""
+        array = self._finished.array
+        return 0 if array is None else array.nbytes
+
+    @property
+    def failed(self) -> list[int]:
+        """Patches whose input could not be read."""
+        return np.flatnonzero(self._failed).tolist()
+
+    @property
+    def waiting(self) -> NDArray[np.bool_]:
+        """Which patches are not settled, shape ``grid.counts``; a copy."""
+        return ~self._settled
 
     def add(self, index: int, prediction: torch.Tensor) -> Box:
         """Blend one patch in.
@@ -104,31 +171,76 @@ class BlendAccumulator:
         Raises
         ------
         ValueError
-            If the patch was added before: its weight would count twice.
+            If the patch was settled before: its weight would count twice.
         """
-        cell = np.unravel_index(index, self._grid.counts)
-        if self._done[cell]:
-            raise ValueError(f"patch {index} was added before; each patch is blended once")
-        self._reserve(len(prediction))
+        cell = self._unsettled(index)
+        self._channels = len(prediction)
         patch = self._grid[index]
         target = patch.intersection(self._volume)
         weighted = prediction * self._matrix
-        touched = self._touched(target)
+        touched = self._unfinished(target)
+        opened = self._opened(touched)  # out of memory here, nothing is added
         with self._lock:
-            opened = [self._sums_of(i) for i in touched]  # out of memory here, nothing is added
-            for i, sums in zip(touched, opened, strict=True):
-                common = self._chunks[i].intersection(target)
-                place = sums[:, *common.within(self._chunks[i])]
+            for i, sums in opened.items():
+                chunk = self._chunks[i]
+                common = chunk.intersection(target)
+                place = sums[:, *common.within(chunk)]
                 place.add_(weighted[:, *common.within(patch)])
-                self._missing[i] -= 1
             self._done[cell] = True
+            self._settle(cell, touched)
         if not self._is_share:
             self._finish_complete(touched)
         return target
 
+    def skip(self, indices: Iterable[int], channels: int) -> None:
+        """Settle patches that there is nothing to predict in."""
+        self._channels = channels
+        for index in indices:
+            self._settle_without(index)
+
+    def fail(self, index: int) -> Box:
+        """Settle a patch whose input could not be read; return the voxels that it would cover."""
+        self._failed[self._unsettled(index)] = True
+        return self._settle_without(index)
+
+    def _settle_without(self, index: int) -> Box:
+        cell = self._unsettled(index)
+        target = self._grid[index].intersection(self._volume)
+        touched = self._unfinished(target)
+        with self._lock:
+            self._settle(cell, touched)
+        self._finish_complete(touched)
+        return target
+
+    def restore(self, finished: Collection[int]) -> None:
+        """Take up an earlier run: these chunks are final, patches of no other chunk are settled."""
+        needed = np.zeros(self._grid.counts, dtype=bool)
+        reach = Box.around([self._grid[0], self._grid[len(self._grid) - 1]])
+        for i in self._chunks.touching(reach) if finished else ():
+            if i not in finished:
+                needed[self._grid.touching(self._chunks[i])] = True
+        with self._lock:
+            self._final = set(finished)
+            self._settled = ~needed if finished else needed
+            self._done = self._settled.copy()
+
+    def _unsettled(self, index: int) -> tuple[np.intp, ...]:
+        cell = np.unravel_index(index, self._grid.counts)
+        if self._settled[cell]:
+            raise ValueError(f"patch {index} was added before; each patch is blended once")
+        return tuple(cell)
+
+    def _settle(self, cell: tuple[np.intp, ...], touched: list[int]) -> None:
+        for i in touched:
+            if i not in self._missing:
+                near = self._settled[self._grid.touching(self._chunks[i])]
+                self._missing[i] = near.size - int(np.count_nonzero(near))
+            self._missing[i] -= 1
+        self._settled[cell] = True
+
     def __contains__(self, index: int) -> bool:
-        """Whether a patch was added."""
-        return bool(self._done[np.unravel_index(index, self._grid.counts)])
+        """Whether a patch is settled."""
+        return bool(self._settled[np.unravel_index(index, self._grid.counts)])
 
     def partial(self, box: Box, channels: slice) -> NDArray[np.float32]:
         """Return weighted sum / weight sum over the patches done so far; NaN where none has been.
@@ -145,7 +257,7 @@ class BlendAccumulator:
         ndarray of float32, shape (C, z, y, x)
         """
         region = np.full((channels.stop - channels.start, *box.shape), np.nan, np.float32)
-        for i in self._touched(box):
+        for i in self._chunks.touching(box):
             for piece in self._chunks[i].intersection(box).slabs(PIECE_VOXELS):
                 values = self._partial_piece(i, piece, channels)
                 if values is not None:
@@ -156,18 +268,44 @@ class BlendAccumulator:
         """Return what is known of a piece of chunk `i`; None if no patch touched the chunk."""
         needed = slice(None) if self._apply else channels
         with self._lock:
-            is_open = i in self._open
-            sums = self._copy_of(i, piece, needed if is_open else channels)
-            done = self._done.copy()
-        if sums is None or not is_open:
-            return sums
+            is_final = i in self._final
+            if not is_final and i not in self._sums:
+                return None
+            done, failed = self._done.copy(), self._failed.copy()
+            if not is_final:
+                sums = self._sums.part(i, (needed, *piece.within(self._chunks[i])))
+        if is_final:
+            return self._finished.read(piece, channels)
+        blended = np.empty(sums.shape, np.float32)
+        self._blend(sums, piece, done, failed, blended)
+        return blended[channels] if self._apply else blended
+
+    def _blend(
+        self,
+        sums: NDArray[np.float64],
+        piece: Box,
+        done: NDArray[np.bool_],
+        failed: NDArray[np.bool_],
+        out: NDArray[np.float32],
+        fill: float = np.nan,
+    ) -> None:
+        """Divide by the weights, and apply what is applied to blended values."""
         weights = weight_sum(self._grid, self._window, done, piece)
-        blended = np.full(sums.shape, np.nan, np.float32)
-        np.divide(sums, weights, out=blended, where=weights > 0, casting="same_kind")
-        return self._apply(blended)[channels] if self._apply else blended
+        near = self._grid.touching(piece)
+        is_whole = bool(done[near].all())
+        covered = True if is_whole else weights > 0
+        if not is_whole:
+            out[...] = np.nan
+        np.divide(sums, weights, out=out, where=covered, casting="same_kind")
+        if self._apply:
+            out[...] = self._apply(np.ascontiguousarray(out))
+        if not is_whole:
+            out[:, ~covered] = fill
+        if failed[near].any():
+            out[:, coverage(self._grid, failed, piece) > 0] = np.nan
 
     def result(self) -> NDArray[np.float32]:
-        """Return the finished prediction (C, Z, Y, X), the accumulator's own memory.
+        """Return the finished prediction (C, Z, Y, X), the accumulator's own memory if it has one.
 
         A copy while chunks are open: those that another thread is finishing just now, and all of
         a share that nothing was adopted into.
@@ -177,13 +315,14 @@ class BlendAccumulator:
         ValueError
             If patches are missing.
         """
-        if any(self._missing):
+        if not self.is_complete:
             raise ValueError(
                 f"{self.done} of {len(self._grid)} patches are in; a result needs all of them"
             )
-        if self._open:
-            return self.partial(self._volume, slice(0, len(self._output)))
-        return self._output
+        array = self._finished.array
+        if array is None or self.open:
+            return self.partial(self._volume, slice(0, self._channels))
+        return array
 
     def live(self, channels: slice) -> LazyArray:
         """Return some channels of the partial prediction; NaN where uncovered.
@@ -207,30 +346,25 @@ class BlendAccumulator:
         return LazyArray(shape, np.float32, read)
 
     @property
-    def chunk_count(self) -> int:
-        """Number of chunks."""
-        return len(self._chunks)
-
-    @property
     def patches_done(self) -> NDArray[np.bool_]:
-        """Which patches are in, shape ``grid.counts``; a copy."""
+        """Which patches are blended in, shape ``grid.counts``; a copy."""
         return self._done.copy()
 
     def sums(self, i: int, channels: int) -> torch.Tensor:
         """Return the open sums of chunk `i`, float64 (C, z, y, x), for others to add theirs to.
 
         For processes that share the patches of a volume: when all have added their sums, `adopt`
-        says of which patches.
+        says of which patches. Valid until the next call.
 
         Raises
         ------
         ValueError
             If the chunk is finished: sums that began anew would replace what it holds.
         """
-        if i not in self._open and not self._missing[i]:
+        if i in self._final:
             raise ValueError(f"chunk {i} is finished; there are no sums to add to")
-        self._reserve(channels)
-        return self._sums_of(i)
+        self._channels = channels
+        return self._opened([i])[i]
 
     def adopt(self, done: NDArray[np.bool_]) -> None:
         """Count patches whose weighted predictions were added to `sums`; finish what is complete.
@@ -242,10 +376,33 @@ class BlendAccumulator:
         """
         with self._lock:
             self._done |= done
-            for i, chunk in enumerate(self._chunks):
-                near = self._done[self._grid.touching(chunk)]
+            self._settled |= done
+            for i in self._sums:
+                near = self._settled[self._grid.touching(self._chunks[i])]
                 self._missing[i] = near.size - int(np.count_nonzero(near))
-        self._finish_complete(list(self._open))
+        self._finish_complete(self.open)
+
+    def learn(
+        self, cells: tuple[slice, ...], failed: Collection[int], finished: Collection[int]
+    ) -> None:
+        """Note what others have done, who write chunks to where this one reads them.
+
+        Parameters
+        ----------
+        cells : tuple of slice
+            Patches that are settled, by their numbers along (Z, Y, X).
+        failed : collection of int
+            Those of them whose input could not be read.
+        finished : collection of int
+            Chunks that are written.
+        """
+        with self._lock:
+            self._done[cells] |= ~self._settled[cells]
+            self._settled[cells] = True
+            for index in failed:
+                cell = np.unravel_index(index, self._grid.counts)
+                self._failed[cell], self._done[cell] = True, False
+            self._final.update(finished)
 
     def weights(self) -> LazyArray:
         """Return the weight sum so far as a float32 array-like (Z, Y, X)."""
@@ -255,30 +412,25 @@ class BlendAccumulator:
         """Return the patches per voxel so far as a uint16 array-like (Z, Y, X)."""
         return coverage_array(self._grid, self._done.copy)
 
-    def _touched(self, box: Box) -> list[int]:
-        """Return the chunks that share a voxel with `box`."""
-        along_z, along_y = (
-            range(bisect_right(edges, low) - 1, bisect_left(edges, high))
-            for edges, low, high in zip(self._edges, box.start, box.stop, strict=False)
-        )
-        return [z * len(self._edges[1]) + y for z in along_z for y in along_y]
+    def close(self) -> None:
+        """Free open sums and their files; finished chunks stay readable."""
+        with self._lock:
+            self._sums.close()
 
-    def _sums_of(self, i: int) -> torch.Tensor:
-        if i not in self._open:
-            self._open[i] = _zeros((len(self._output), *self._chunks[i].shape))
-        return self._open[i]
+    def _unfinished(self, box: Box) -> list[int]:
+        return [i for i in self._chunks.touching(box) if i not in self._final]
 
-    def _copy_of(self, i: int, piece: Box, channels: slice) -> NDArray[np.floating] | None:
-        """Copy a piece of chunk `i`: finished values, open sums, or None if no patch touched it."""
-        if i in self._open:
-            return self._open[i].numpy()[channels, *piece.within(self._chunks[i])].copy()
-        if self._missing[i]:
-            return None
-        return self._output[channels, *piece.slices].copy()
+    def _opened(self, chunks: list[int]) -> dict[int, torch.Tensor]:
+        return self._sums.take({i: (self._channels, *self._chunks[i].shape) for i in chunks})
 
-    def _reserve(self, channels: int) -> None:
-        if not len(self._output):
-            self._output = np.empty((channels, *self._grid.shape), dtype=np.float32)
+    def _next_patch_of(self, i: int) -> int:
+        """Return the first patch in raster order that chunk `i` still waits for."""
+        near = self._grid.touching(self._chunks[i])
+        local = np.argwhere(~self._settled[near])
+        if not len(local):
+            return 0
+        cell = tuple(int(at) + part.start for at, part in zip(local[0], near, strict=True))
+        return int(np.ravel_multi_index(cell, self._grid.counts))
 
     def _finish_complete(self, chunks: list[int]) -> None:
         for i in chunks:
@@ -286,39 +438,17 @@ class BlendAccumulator:
                 self._finish(i)
 
     def _finish(self, i: int) -> None:
-        """Normalise chunk `i` into the output; its sums are final, so readers need not wait."""
-        sums = self._open[i].numpy()
-        for piece in self._chunks[i].slabs(PIECE_VOXELS):
-            weights = weight_sum(self._grid, self._window, self._done, piece)
-            inside = sums[:, *piece.within(self._chunks[i])]
-            target = self._output[:, *piece.slices]
-            np.divide(inside, weights, out=target, casting="same_kind")
-            if self._apply:
-                target[...] = self._apply(np.ascontiguousarray(target))
+        """Normalise chunk `i` and hand it on; its sums are final, so readers need not wait."""
+        chunk = self._chunks[i]
+        values = self._finished.space(chunk, self._channels)
+        sums = self._opened([i])[i].numpy()
+        for piece in chunk.slabs(PIECE_VOXELS):
+            inside = piece.within(chunk)
+            self._blend(
+                sums[:, *inside], piece, self._done, self._failed, values[:, *inside], self._fill
+            )
+        self._finished.put(i, chunk, values)
         with self._lock:
-            del self._open[i]
-
-
-def _zeros(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return float64 zeros in memory of their own, which goes back to the system when freed.
-
-    The ordinary allocator keeps blocks of this size: measured, a sixth of a whole volume's output.
-    """
-    memory = mmap.mmap(-1, 8 * math.prod(shape))
-    return torch.from_numpy(np.frombuffer(memory, dtype=np.float64).reshape(shape))
-
-
-def _edges(grid: PatchGrid, axis: int) -> list[int]:
-    """Return where chunks start along an axis: at the starts of patches, inside the volume."""
-    edges: list[int] = np.unique(grid.starts[axis].clip(min=0)).tolist()
-    return edges
-
-
-def _chunks(shape: Triple, z_edges: list[int], y_edges: list[int]) -> list[Box]:
-    """Cut a volume at the edges along Z and Y; the list runs along Y first."""
-    depth, height, width = shape
-    return [
-        Box((z, y, 0), (z_stop, y_stop, width))
-        for z, z_stop in pairwise([*z_edges, depth])
-        for y, y_stop in pairwise([*y_edges, height])
-    ]
+            self._final.add(i)
+            self._sums.drop(i)
+            del self._missing[i]

@@ -22,6 +22,7 @@ from napari_seamless.engine.fields import (
     Overlaps,
     Region,
     Scales,
+    TimePoints,
     Vector,
     Voxels,
 )
@@ -42,11 +43,13 @@ Blending = Literal[
 ]
 Normalization = Literal["none", "dtype", "minmax", "percentile", "zscore", "fixed"]
 Padding = Literal["reflect", "edge", "constant"]
+OnError = Literal["stop", "continue"]
 Planes = Literal["auto", "none", "z", "y", "x", "zyx"]
 Labelling = Literal["none", "argmax", "threshold"]
 OutputDtype = Literal["float32", "float16", "uint8", "uint16"]
 
 ACTIVATIONS = ("none", "sigmoid", "softmax", "tanh")
+FLOAT32_MAX = 3.4e38
 TTA_CHOICES = ("none", "flip:x", "flip:yx", "flip:zyx", "flip:yx+turn:yx", "flip:zyx+turn:yx")
 """What a form offers; `transforms_of` knows more."""
 
@@ -82,6 +85,20 @@ class InferenceConfig(BaseModel):
     region: Region = None
     """Part of the volume to predict, (Z, Y, X), also as text "z0:z1,y0:y1,x0:x1". It equals the
     crop of the full result: the same patches run, those that touch it.
+    """
+    time_points: TimePoints = None
+    """Which time points of a series (T, C, Z, Y, X), also as text "0:10" or "0:10:2"; all by
+    default.
+    """
+    skip_constant: bool = False
+    """Do not run patches whose input is the same value everywhere, in each channel."""
+    fill_value: Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] = 0.0
+    """What voxels become that only skipped patches reach: patches that are constant, or outside a
+    mask.
+    """
+    on_error: OnError = "stop"
+    """What to do about a patch whose input cannot be read: stop the run, or continue it without
+    that patch. Every voxel that the patch would reach is then NaN, in integers `fill_value`.
     """
     padding: Padding = "reflect"
     """What fills a patch and its halo outside the volume (constant is 0)."""
@@ -373,6 +390,7 @@ _ALLOWED = {
     "blending_arguments": 'give a mapping of names to numbers, for example {"sigma": 0.3}',
     "offsets": "give (z, y, x) in voxels, or None, for every channel",
     "vectors": "give the channels of the components along (Z, Y, X), or None, for every field",
+    "time_points": "give time points from 0 on, for example 0:10, 0:10:2, 3 or [0, 4]",
     "percentiles": "give two numbers that rise, in [0, 100]",
     "mean_std": "give two numbers: the mean and the standard deviation",
     "device": "choose auto, cpu, cuda, cuda:N or mps",

@@ -8,6 +8,7 @@
     │   │   ├── UntrustedError it would run code from the checkpoint
     │   │   └── ModelCallError its first batch failed; a RuntimeError too
     │   └── OutputError        where to write; an OSError and a ValueError
+    ├── EndedError             the run ended before there was anything to see
     └── RunFailedError         it broke while running                     (exit code 1)
         ├── PredictionError    the network, or memory; a RuntimeError
         └── WriteError         writing the result; an OSError
@@ -55,6 +56,10 @@ class ModelCallError(ModelError, RuntimeError):
 
 class OutputError(UnusableInputError, OSError, ValueError):
     """The result cannot be written where it was asked for."""
+
+
+class EndedError(SeamlessError):
+    """A run was asked for what only its first batch tells, and was cancelled before that."""
 
 
 class RunFailedError(SeamlessError):

@@ -4,7 +4,7 @@ import operator
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from napari_seamless.engine.grid import Overlap
 
@@ -56,6 +56,20 @@ def _spans(value: Any) -> Any:
     return tuple(_span(part) for part in parts) if isinstance(parts, (list, tuple)) else parts
 
 
+def _time_points(value: Any) -> Any:
+    """Take "0:10:2" and 3 for the indices that they stand for."""
+    if isinstance(value, str):
+        first, *rest = (int(part) for part in value.split(":"))
+        return tuple(range(first, *rest)) if rest else (first,)
+    return (value,) if hasattr(value, "__index__") else value
+
+
+def _distinct(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if value is not None and (not value or len(set(value)) < len(value)):
+        raise ValueError("must be at least one, each once")
+    return value
+
+
 def _span(span: Any) -> Any:
     return tuple(int(end) for end in span.split(":")) if isinstance(span, str) else span
 
@@ -71,6 +85,9 @@ Channel = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Vector = tuple[Channel | None, Channel | None, Channel | None]
 Span = tuple[Margin, Voxels]
 Region = Annotated[tuple[Span, Span, Span] | None, BeforeValidator(_spans)]
+TimePoints = Annotated[
+    tuple[Margin, ...] | None, BeforeValidator(_time_points), AfterValidator(_distinct)
+]
 Overlaps = Annotated[Overlap | tuple[Overlap, Overlap, Overlap], BeforeValidator(_overlaps)]
 AxisScale = Annotated[
     Fraction,

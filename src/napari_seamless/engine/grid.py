@@ -204,7 +204,12 @@ class PatchGrid:
     @cached_property
     def positions(self) -> NDArray[np.intp]:
         """Start of every patch in raster order: integers, shape (patches, 3), columns z, y, x."""
-        return np.stack(np.meshgrid(*self.starts, indexing="ij"), axis=-1).reshape(-1, 3)
+        return self.positions_of(np.arange(len(self)))
+
+    def positions_of(self, indices: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the starts of some patches: integers, shape (patches, 3), columns z, y, x."""
+        cells = np.unravel_index(indices, self.counts)
+        return np.stack([s[at] for s, at in zip(self.starts, cells, strict=True)], axis=-1)
 
     def touching(self, box: Box) -> tuple[slice, slice, slice]:
         """Return, per axis, the slice of `starts` whose patches share a voxel with `box`."""

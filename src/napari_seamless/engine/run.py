@@ -5,7 +5,8 @@ widget, the command line and the tests all drain the same events.
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -17,37 +18,44 @@ from torch import nn
 
 from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.control import Control
 from napari_seamless.engine.errors import (
     ConfigError,
+    EndedError,
     ModelCallError,
     ModelError,
-    PredictionError,
     SeamlessError,
-    one_line,
 )
+from napari_seamless.engine.forecast import Forecast
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.normalization import Normalizer, Stopped, normalizer_of
+from napari_seamless.engine.memory import default_budget, resident
+from napari_seamless.engine.normalization import Stopped
 from napari_seamless.engine.outputs import Channels, finisher
+from napari_seamless.engine.pipeline import Batch, batches, predicted
 from napari_seamless.engine.plan import InferencePlan
 from napari_seamless.engine.predictor import Predictor
-from napari_seamless.engine.results import Volume, as_saved, facts_of, outputs_of
+from napari_seamless.engine.results import Volume
 from napari_seamless.engine.schedule import Schedule
-from napari_seamless.engine.source import Source, read_patch
+from napari_seamless.engine.source import Source
 from napari_seamless.engine.store import Store
+from napari_seamless.engine.volume_run import VolumeRun
+
+MEASURED_SHARE = 20
+"""A batch is worth measuring anew if so many are left."""
 
 Status = Literal["ready", "running", "partial", "complete", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A batch of patches was blended in.
+    """A batch of patches was blended in, or an earlier run's chunks were taken up.
 
     Attributes
     ----------
     done, total : int
-        Patches so far, and in the whole run. The total before the first event is an estimate where
-        a network's output is smaller than its input.
+        Patches so far, those included that need not run, and in the whole run. The total before
+        the first event is an estimate where a network's output is smaller than its input.
     dirty : Box
         Voxels (Z, Y, X) of the prediction that may have changed.
     vol_id : int
@@ -72,9 +80,18 @@ class Run:
     config : InferenceConfig
         The settings.
     stores : sequence of Store, optional
-        One per volume: where its prediction is written when the volume ends, however it ends.
+        One per volume: where its prediction is written, chunk by finished chunk.
     provenance : mapping, optional
         What the written files shall say about the network, JSON-like.
+    masks : sequence of Source, optional
+        One per volume: patches that reach no voxel of it that is not 0 are not run.
+    identities : sequence of mapping, optional
+        One per volume, JSON-like: what else decides the numbers. A store that was left by a run
+        with another one is not resumed.
+    memory : int, optional
+        Bytes for chunks of the source, finished voxels and open sums; what does not fit stays in
+        the store, or goes to files beside it. A quarter of the free memory by default. Without a
+        store everything is in memory.
 
     Attributes
     ----------
@@ -85,8 +102,8 @@ class Run:
         "ready", "running", and then "complete", "partial" (cancelled) or "failed".
     failures : dict of int to SeamlessError
         What went wrong with which volume, by vol_id.
-    written : set of int
-        Volumes whose prediction is in its store.
+    volumes : list of VolumeRun
+        What is done of each volume, by vol_id.
 
     Raises
     ------
@@ -108,32 +125,42 @@ class Run:
         config: InferenceConfig,
         stores: Sequence[Store] = (),
         provenance: Mapping[str, Any] | None = None,
+        *,
+        masks: Sequence[Source] = (),
+        identities: Sequence[Mapping[str, Any]] = (),
+        memory: int | None = None,
     ) -> None:
         self.plan = InferencePlan.resolve(config, sources)
         self.status: Status = "ready"
         self.failures: dict[int, SeamlessError] = {}
-        self.written: set[int] = set()
         self._statuses: dict[int, Status] = {}
         self._sources = sources
-        self._stores = stores
         self._provenance = dict(provenance or {})
+        self._memory = default_budget() if memory is None else memory
         self._predictor = Predictor(module, config, self.plan.device)
-        self._accumulators = self._new_accumulators()
-        self._control = threading.Condition()
+        finish = finisher(config, lambda: self._predictor.channels)
+        none = [None] * len(sources)
+        self.volumes = [
+            VolumeRun(config, source, mask, store, finish, identity or {})
+            for source, mask, store, identity in zip(
+                sources, masks or none, stores or none, identities or none, strict=True
+            )
+        ]
+        self._lay_out()
+        self._control = Control()
         self._advancing = threading.Lock()
-        self._paused = False
-        self._cancelled = False
         self._interrupted = False
-        self._focus: dict[int, Box | None] = {}
         self._events = self._work()
         self._peeked: Event | None = None
         self._raised: Exception | None = None
         self._channels: Channels | None = None
+        self._sample: NDArray[np.float32] | None = None
+        self._first_seconds = 0.0
 
     @property
     def done(self) -> int:
-        """Patches blended so far, of all volumes."""
-        return sum(accumulator.done for accumulator in self._accumulators)
+        """Patches settled so far, of all volumes."""
+        return sum(volume.accumulator.done for volume in self.volumes)
 
     @property
     def total(self) -> int:
@@ -149,7 +176,7 @@ class Run:
         iteration.
         """
         shown = self.channels.heads[self.channels.shown]
-        return [accumulator.live(shown) for accumulator in self._accumulators]
+        return [volume.live(shown) for volume in self.volumes]
 
     @property
     def channels(self) -> Channels:
@@ -162,7 +189,7 @@ class Run:
                 if self._channels is None:
                     self._peek()
         if self._channels is None:
-            raise SeamlessError("the run ended before its first batch; there is nothing to see")
+            raise EndedError("the run ended before its first batch; there is nothing to see")
         return self._channels
 
     def _peek(self) -> None:
@@ -175,34 +202,62 @@ class Run:
     @property
     def weights(self) -> list[LazyArray]:
         """The weight sum so far of each volume: float32 (Z, Y, X)."""
-        volumes = range(len(self.plan.volumes))
-        return [self._following(vol_id, BlendAccumulator.weights) for vol_id in volumes]
+        return [volume.following(BlendAccumulator.weights) for volume in self.volumes]
 
     @property
     def coverage(self) -> list[LazyArray]:
         """Patches per voxel so far of each volume: uint16 (Z, Y, X)."""
-        volumes = range(len(self.plan.volumes))
-        return [self._following(vol_id, BlendAccumulator.coverage) for vol_id in volumes]
+        return [volume.following(BlendAccumulator.coverage) for volume in self.volumes]
 
-    def _following(self, vol_id: int, view: Callable[[BlendAccumulator], LazyArray]) -> LazyArray:
-        """Return a view that stays true when the first batch replaces plan and accumulators."""
-        now = view(self._accumulators[vol_id])
-        return LazyArray(
-            now.shape, now.dtype, lambda ranges: view(self._accumulators[vol_id])[ranges]
+    def forecast(self) -> Forecast:
+        """Say what the run will take; like `live`, this computes the first batch if need be.
+
+        One more batch is predicted, and thrown away, to measure the network's pace, unless so few
+        are left that it is not worth it.
+        """
+        _ = self.channels
+        with self._advancing:
+            return self._forecast()
+
+    def _forecast(self) -> Forecast:
+        channels, left = self._channels, self.total - self.done
+        if channels is None:
+            raise AssertionError("the first batch is done, so its channels are known")
+        needs = [volume.needs(channels, self._memory) for volume in self.volumes]
+        skipped = sum(volume.skipped_count for volume in self.volumes)
+        resumed = sum(volume.resumed for volume in self.volumes)
+        return Forecast(
+            patches=self.total - skipped - resumed,
+            skipped=skipped,
+            resumed=resumed,
+            seconds=left * self._pace(left),
+            memory=resident()
+            + max(each.memory for each in needs)
+            + sum(each.shares.kept for each in needs),
+            scratch=max(each.scratch for each in needs),
+            output=sum(each.output for each in needs),
         )
+
+    def _pace(self, left: int) -> float:
+        """Return the seconds that the network takes for a patch, of `left` that are left."""
+        count = self.plan.config.batch_size
+        if self._sample is not None and left > MEASURED_SHARE * count:
+            began = time.perf_counter()
+            self._predictor(self._sample)  # the first call also sets up much that is done once
+            self._first_seconds = time.perf_counter() - began
+        return self._first_seconds / count
 
     def outputs(self, vol_id: int = 0) -> dict[str, Volume]:
         """Return all that is known of a volume; see `outputs_of`."""
-        return outputs_of(self._accumulators[vol_id], self.channels, self.plan.config)
+        return self.volumes[vol_id].outputs(self.channels)
 
     def files(self, vol_id: int = 0) -> dict[str, Volume]:
         """Return the `outputs` of a volume as the numbers that are saved."""
-        return as_saved(self.outputs(vol_id), self.plan.config)
+        return self.volumes[vol_id].files(self.channels)
 
     def results(self) -> list[NDArray[np.float32]]:
         """Return the prediction of each volume, (C, Z, Y, X); NaN where a partial run was not."""
-        volumes = range(len(self.plan.volumes))
-        return [np.asarray(self.outputs(vol_id)["main"]) for vol_id in volumes]
+        return [np.asarray(volume.outputs(self.channels)["main"]) for volume in self.volumes]
 
     def focus(self, box: Box | None, vol_id: int = 0) -> None:
         """Run the patches that touch `box` next; None goes back to raster order.
@@ -220,31 +275,27 @@ class Run:
             )
         if not 0 <= vol_id < len(self.plan.volumes):
             raise IndexError(f"vol_id {vol_id} is not one of the {len(self.plan.volumes)} volumes")
-        with self._control:
-            self._focus[vol_id] = box
+        self._control.focus(box, vol_id)
 
     def pause(self) -> None:
         """Stop before the next batch until `resume` or `cancel` is called from another thread."""
-        with self._control:
-            self._paused = True
+        self._control.pause()
 
     def resume(self) -> None:
         """Go on after `pause`."""
-        with self._control:
-            self._paused = False
-            self._control.notify_all()
+        self._control.resume()
 
     def cancel(self) -> None:
         """End the run before the next batch; what is done stays, as a partial result."""
-        with self._control:
-            self._cancelled = True
-            self._control.notify_all()
+        self._control.cancel()
 
     def close(self) -> None:
         """End the run now if it has not ended; what is done stays readable."""
         self.cancel()
         with self._advancing:
             self._events.close()
+        for volume in self.volumes:
+            volume.close()
 
     def __iter__(self) -> Iterator[Event]:
         return self
@@ -268,24 +319,18 @@ class Run:
     ) -> None:
         self.close()
 
-    def _new_accumulators(self) -> list[BlendAccumulator]:
-        finish = finisher(self.plan.config, lambda: self._predictor.channels)
-        return [
-            BlendAccumulator(volume.grid, self.plan.window, finish) for volume in self.plan.volumes
-        ]
-
     def _work(self) -> Generator[Event]:
         """Do the run; however it is left, `status` says how and the stores have what was done."""
         self.status = "running"
         try:
-            for vol_id in range(len(self.plan.volumes)):
+            for vol_id in range(len(self.volumes)):
                 try:
                     yield from self._work_on(vol_id)
                 except SeamlessError as error:
                     self.failures[vol_id] = error
                     if self._interrupted or _concerns_all(error):
                         raise
-            if len(self.failures) == len(self.plan.volumes):
+            if len(self.failures) == len(self.volumes):
                 raise self.failures[0]
         except (GeneratorExit, KeyboardInterrupt):
             self.status = self._outcome()
@@ -314,79 +359,94 @@ class Run:
         self._keep(vol_id)
 
     def _batches(self, vol_id: int) -> Iterator[Event]:
-        if not self._may_go_on():
-            return
-        config = self.plan.config
+        volume = self.volumes[vol_id]
         try:
-            normalizer = normalizer_of(
-                self._sources[vol_id],
-                config.normalization,
-                config.percentiles,
-                config.mean_std,
-                self._may_go_on,
+            if not self._control.may_go_on():
+                return
+            volume.prepare(self._control.may_go_on)
+            first = self._first_batch(vol_id) if self._channels is None else None
+            if self._channels is None:
+                return
+            volume.begin(
+                self._channels, self._memory_left(), self.metadata(vol_id), self._control.may_go_on
             )
         except Stopped:
             return
-        schedule = Schedule(self.plan.volumes[vol_id].grid)
-        focus = None
-        while schedule and self._may_go_on():
-            if vol_id in self._focus:
-                focus = self._take_focus(vol_id)
-                schedule.focus(focus)
-            indices = schedule.take(config.batch_size)
-            predictions = self._predict(vol_id, indices, normalizer)
-            if self._predictor.core_size != self.plan.core_size:  # known from the first batch on
+        if volume.accumulator.done:
+            yield Event(self.done, self.total, Box.of_shape(volume.plan.grid.shape), vol_id)
+        if first is not None:
+            event, first = self._blend(vol_id, first), None
+            if any(event.dirty.shape):  # else none of its patches needed to run
+                yield event
+        for batch in self._rest(vol_id):
+            self._sample = None
+            yield self._blend(vol_id, batch)
+
+    def _first_batch(self, vol_id: int) -> Batch | None:
+        """Predict some patches, and plan anew if the network makes less of them than expected.
+
+        Returns None if the run was cancelled before. From now on the channels are known.
+        """
+        volume, unreadable = self.volumes[vol_id], None
+        schedule = Schedule(volume.plan.grid)
+        schedule.focus(self._looked_at(vol_id))
+        while schedule and self._control.may_go_on():
+            indices = schedule.take(self.plan.config.batch_size)
+            batch = predicted(indices, [*map(volume.read, indices)], self._timed)
+            if batch.predictions is None:
+                unreadable = batch.unreadable[indices[0]]
+            elif self._predictor.core_size != self.plan.core_size:
                 self.plan = self.plan.narrowed(self._predictor.core_size, self._sources)
-                self._accumulators = self._new_accumulators()
-                schedule = Schedule(self.plan.volumes[vol_id].grid)
-                schedule.focus(focus)
-                continue
-            self._channels = self._predictor.channels
-            yield self._blend(vol_id, indices, predictions)
+                self._lay_out()
+                schedule = Schedule(volume.plan.grid)
+                schedule.focus(self._looked_at(vol_id))
+            else:
+                self._channels = self._predictor.channels
+                return batch
+        if unreadable is not None and not schedule:
+            raise unreadable
+        return None
 
-    def _may_go_on(self) -> bool:
-        """Wait while paused; say whether the run is still wanted."""
-        with self._control:
-            self._control.wait_for(lambda: self._cancelled or not self._paused)
-            return not self._cancelled
+    def _timed(self, patches: NDArray[np.float32]) -> torch.Tensor:
+        """Predict a batch, and keep it and its time for `forecast`."""
+        began = time.perf_counter()
+        prediction = self._predictor(patches)
+        self._sample, self._first_seconds = patches, time.perf_counter() - began
+        return prediction
 
-    def _take_focus(self, vol_id: int) -> Box | None:
+    def _lay_out(self) -> None:
+        for volume, plan in zip(self.volumes, self.plan.volumes, strict=True):
+            volume.lay_out(plan, self.plan.window)
+
+    def _memory_left(self) -> int:
+        kept = [volume.accumulator for volume in self.volumes if volume.is_written]
+        taken = sum(each.nbytes for each in kept)
+        return max(0, self._memory - taken)
+
+    def _rest(self, vol_id: int) -> Iterator[Batch]:
+        """Predict what is not settled yet."""
+        volume = self.volumes[vol_id]
+        schedule = Schedule(volume.plan.grid, volume.accumulator.waiting)
+        schedule.focus(self._looked_at(vol_id))
+        return batches(
+            schedule,
+            self.plan.config.batch_size,
+            volume.read,
+            self._predictor,
+            self._control.may_go_on,
+            lambda: self._control.has_new_focus(vol_id),
+            lambda: self._looked_at(vol_id),
+        )
+
+    def _looked_at(self, vol_id: int) -> Box | None:
         """Return what is looked at, in voxels of the prediction."""
-        with self._control:
-            box = self._focus.pop(vol_id)
+        box = self._control.take_focus(vol_id)
         return None if box is None else self.plan.volumes[vol_id].output_box(box)
 
-    def _predict(self, vol_id: int, indices: list[int], normalizer: Normalizer) -> torch.Tensor:
-        """Read and predict one batch of patches; return (B, C, z, y, x)."""
-        source, volume = self._sources[vol_id], self.plan.volumes[vol_id]
-        padding = self.plan.config.padding
-        patches = [
-            read_patch(source, volume.input_box(index), padding, normalizer) for index in indices
-        ]
-        return self._predictor(np.stack(patches))
-
-    def _blend(self, vol_id: int, indices: list[int], predictions: torch.Tensor) -> Event:
+    def _blend(self, vol_id: int, batch: Batch) -> Event:
         """Add one batch of patches."""
-        accumulator = self._accumulators[vol_id]
-        if not accumulator.done:
-            self._reserve(vol_id)
-        try:
-            boxes = [
-                accumulator.add(index, prediction)
-                for index, prediction in zip(indices, predictions, strict=True)
-            ]
-        except (MemoryError, OSError) as error:  # a mapping that fails is an OSError
-            raise PredictionError(
-                f"no memory for the sums of {self.plan.volumes[vol_id].name}: {one_line(error)}; "
-                "predict a smaller volume, or free memory"
-            ) from error
-        return Event(self.done, self.total, Box.around(boxes), vol_id)
-
-    def _reserve(self, vol_id: int) -> None:
-        """Check what can be checked once the number of channels is known."""
-        files = self.files(vol_id)
-        if self._stores:
-            self._stores[vol_id].reserve(sum(array.nbytes for array in files.values()))
+        dirty = self.volumes[vol_id].blend(batch)
+        return Event(self.done, self.total, dirty, vol_id)
 
     def _outcome(self) -> Status:
         if self.failures:
@@ -397,27 +457,34 @@ class Run:
         """Hand what was done to the store; a volume that was not begun leaves nothing behind."""
         done, total = self.progress(vol_id)
         self._statuses.setdefault(vol_id, "complete" if done == total else "partial")
-        if self._stores and done:
-            self._stores[vol_id].write(self.files(vol_id), self.metadata(vol_id))
-            self.written.add(vol_id)
+        self.volumes[vol_id].keep(lambda: self.metadata(vol_id) | self._closing_facts(vol_id))
+
+    def _closing_facts(self, vol_id: int) -> dict[str, Any]:
+        """Return what is known of a volume at its end only."""
+        return {}
 
     def progress(self, vol_id: int) -> tuple[int, int]:
-        """Return the patches of one volume that are blended so far, and all of them."""
-        return self._accumulators[vol_id].done, len(self.plan.volumes[vol_id].grid)
+        """Return the patches of one volume that are settled so far, and all of them."""
+        return self.volumes[vol_id].progress
+
+    @property
+    def written(self) -> set[int]:
+        """Volumes whose prediction is in its store."""
+        return {vol_id for vol_id, volume in enumerate(self.volumes) if volume.is_written}
 
     @property
     def unwritten(self) -> list[int]:
-        """Volumes of which something is done that is not in their store, be it not yet."""
-        volumes = range(len(self._stores))
-        return [each for each in volumes if each not in self.written and self.progress(each)[0]]
+        """Volumes of which something is done that is not in their store's place, be it not yet."""
+        return [
+            vol_id
+            for vol_id, volume in enumerate(self.volumes)
+            if volume.has_store and not volume.is_written and volume.accumulator.done
+        ]
 
     def metadata(self, vol_id: int = 0) -> dict[str, Any]:
         """Return what a file or layer says of its volume; see `facts_of`."""
-        done, _ = self.progress(vol_id)
         status = self._statuses.get(vol_id, "running" if self.status == "running" else self.status)
-        volume = self.plan.volumes[vol_id]
-        facts = facts_of(volume, self.plan.config, status, done, self._channels)
-        return {**facts, **self._provenance}
+        return {**self.volumes[vol_id].facts(status, self._channels), **self._provenance}
 
 
 def _concerns_all(error: SeamlessError) -> bool:

@@ -13,11 +13,14 @@ class Schedule:
     ----------
     grid : PatchGrid
         The patches of the volume; without a focus they run in raster order.
+    waiting : bool array, shape ``grid.counts``, optional
+        Which of them are to run; all by default.
     """
 
-    def __init__(self, grid: PatchGrid) -> None:
+    def __init__(self, grid: PatchGrid, waiting: NDArray[np.bool_] | None = None) -> None:
         self._grid = grid
-        self._waiting: NDArray[np.intp] = np.arange(len(grid))
+        everything = np.arange(len(grid)) if waiting is None else np.flatnonzero(waiting)
+        self._waiting: NDArray[np.intp] = everything
         self._next = 0
 
     def __len__(self) -> int:
@@ -30,6 +33,10 @@ class Schedule:
         self._next += len(taken)
         return [int(index) for index in taken]
 
+    def put_back(self, indices: list[int]) -> None:
+        """Put the patches that were taken last back to the front."""
+        self._next -= len(indices)
+
     def focus(self, box: Box | None) -> None:
         """Put the patches that touch `box` first, nearest to its centre first; None: raster order.
 
@@ -40,7 +47,7 @@ class Schedule:
         if box is None:
             self._waiting = waiting
             return
-        starts = self._grid.positions[waiting]
+        starts = self._grid.positions_of(waiting)
         stops = starts + self._grid.patch_size
         touches = ((starts < box.stop) & (stops > box.start)).all(axis=1)
         centre = np.add(box.start, box.stop) / 2

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seamless.engine.errors import SourceError, one_line
+from napari_seamless.engine.geometry import Geometry
 from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.lazy import LazyArray, Ranges
 
@@ -14,7 +15,10 @@ Shape4 = tuple[int, int, int, int]
 
 
 class Source(Protocol):
-    """One volume to read from. `close` frees what it holds; reading afterwards is an error."""
+    """One volume to read from. `close` frees what it holds; reading afterwards is an error.
+
+    A source may also have what `ArraySource` has: `chunk_size`, `geometry`, `time` and `keep`.
+    """
 
     name: str
     shape: Shape4
@@ -38,6 +42,19 @@ class ArraySource:
         Only the boxes asked for are read.
     name : str
         What messages call it.
+    chunk_size : tuple of int, optional
+        See below; what the array says of itself by default.
+    geometry : Geometry, optional
+        See below; voxels of size 1 by default.
+
+    Attributes
+    ----------
+    chunk_size : tuple of int
+        Voxels (Z, Y, X) that can only be read together; the whole volume if it is in memory.
+    geometry : Geometry
+        Size and place of its voxels.
+    time : int or None
+        Which time point of a series this volume is; None if it is of no series.
 
     Raises
     ------
@@ -45,7 +62,16 @@ class ArraySource:
         If it is no such array, is empty, or does not hold real numbers.
     """
 
-    def __init__(self, array: Any, name: str = "the volume") -> None:
+    time: int | None = None
+
+    def __init__(
+        self,
+        array: Any,
+        name: str = "the volume",
+        *,
+        chunk_size: Triple | None = None,
+        geometry: Geometry | None = None,
+    ) -> None:
         if not all(hasattr(array, need) for need in ("shape", "dtype", "__getitem__")):
             raise SourceError(
                 f"{name} is a {type(array).__name__}; "
@@ -65,6 +91,8 @@ class ArraySource:
             )
         c, z, y, x = (1, 1, *shape)[-4:] if len(shape) < 4 else shape
         self.shape: Shape4 = (c, z, y, x)
+        self.chunk_size = chunk_size or _triple(chunks_of(array))
+        self.geometry = geometry or Geometry()
         self._array = array
         self._ndim = len(shape)
 
@@ -73,9 +101,33 @@ class ArraySource:
         key = (slice(None), *box.slices)[4 - self._ndim :]
         return np.asarray(self._array[key]).reshape(self.shape[0], *box.shape)
 
+    def keep(self, nbytes: int) -> None:
+        """Say how many bytes of decoded chunks to keep for later reads; 0 is the default."""
+
     def close(self) -> None:
         """Let go of the array."""
         self._array = None
+
+
+def chunks_of(array: Any) -> tuple[int, ...]:
+    """Return how an array-like is stored: elements along each axis that are read together.
+
+    It is asked as zarr, h5py and dask answer (`chunks`) and TensorStore does (`chunk_layout`); an
+    array that says nothing is one chunk.
+    """
+    shape = tuple(int(size) for size in array.shape)
+    layout = getattr(array, "chunk_layout", None)
+    chunks = getattr(array, "chunks", None) if layout is None else layout.read_chunk.shape
+    if not isinstance(chunks, tuple) or len(chunks) != len(shape):
+        return shape
+    # dask lists the sizes of all chunks along an axis, TensorStore says 0 where it does not matter
+    sizes = [max(each) if isinstance(each, tuple) else each for each in chunks]
+    return tuple(min(int(each) or size, size) for each, size in zip(sizes, shape, strict=True))
+
+
+def _triple(sizes: tuple[int, ...]) -> Triple:
+    z, y, x = (1, *sizes)[-3:]
+    return z, y, x
 
 
 def spatial_shape(source: Source) -> Triple:
@@ -90,7 +142,8 @@ def part_of(source: Source, origin: Triple, shape: Triple) -> ArraySource:
     def read(ranges: Ranges) -> NDArray[Any]:
         return source.read(Box.of(ranges[1:]).shifted((z, y, x)))[ranges[0]]
 
-    return ArraySource(LazyArray((source.shape[0], *shape), source.dtype, read), source.name)
+    whole = LazyArray((source.shape[0], *shape), source.dtype, read)
+    return ArraySource(whole, source.name, chunk_size=getattr(source, "chunk_size", None))
 
 
 def _dtype_of(array: Any) -> np.dtype[Any]:
@@ -138,6 +191,8 @@ def read_patch(
     inside = reach.intersection(volume)
     try:
         voxels = source.read(inside)
+    except SourceError:
+        raise
     except Exception as error:  # an array-like may raise anything
         raise SourceError(
             f"{source.name} cannot be read at {inside.start} to {inside.stop} (Z, Y, X): "

@@ -13,6 +13,7 @@ def saved(
     prediction: LazyArray | NDArray[np.float32],
     dtype: str,
     intensity_scale: float | None = None,
+    fill: float = 0.0,
 ) -> LazyArray | NDArray[np.float32]:
     """Return a prediction as it is saved: scaled, and rounded and clipped to a type once.
 
@@ -25,12 +26,14 @@ def saved(
     intensity_scale : float, optional
         What values are multiplied by; 1 for floats by default, the type's largest value for
         integers, so that 0 to 1 fills the type.
+    fill : float
+        What NaN becomes in integers, before it is scaled.
 
     Returns
     -------
     LazyArray of `dtype`, shape (C, Z, Y, X)
         Computed where it is read; `prediction` itself where nothing is to be done. Rounded to
-        nearest, half to even. NaN stays NaN in floats and is 0 in integers.
+        nearest, half to even. NaN stays NaN in floats.
     """
     kind = np.dtype(dtype)
     is_float = kind.kind == "f"
@@ -42,14 +45,24 @@ def saved(
     def converted(values: NDArray[Any]) -> NDArray[Any]:
         # A float32 times 65535 fits float64 without rounding, so that what follows rounds once.
         exact = values.astype(np.float64)
+        if not is_float:
+            exact[np.isnan(exact)] = fill
         with np.errstate(over="ignore"):  # clipped below
             exact *= intensity_scale
         if not is_float:
-            exact[np.isnan(exact)] = 0
             np.rint(exact, out=exact)
         return np.clip(exact, float(info.min), float(info.max), out=exact).astype(kind)
 
     return _mapped(prediction, kind, converted)
+
+
+def restored(
+    values: NDArray[Any], dtype: str, intensity_scale: float | None = None
+) -> NDArray[np.float32]:
+    """Return voxels that `saved` made as float32, but for what rounding and clipping took away."""
+    scale = scale_of(dtype, intensity_scale)
+    exact = values.astype(np.float32) if scale == 1 else values.astype(np.float64) / scale
+    return exact.astype(np.float32, copy=False)
 
 
 def scale_of(dtype: str, intensity_scale: float | None) -> float:

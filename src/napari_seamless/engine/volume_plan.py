@@ -18,6 +18,7 @@ import numpy as np
 from napari_seamless.engine.blending import Window
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError
+from napari_seamless.engine.geometry import Geometry
 from napari_seamless.engine.grid import Box, PatchGrid, Scale, Triple, scaled_up
 from napari_seamless.engine.source import Shape4, Source, spatial_shape
 from napari_seamless.engine.windows import build_window
@@ -51,6 +52,8 @@ class VolumePlan:
         Voxels that the prediction of the whole volume would have, (Z, Y, X).
     origin : tuple of int
         Where the prediction starts in that one.
+    geometry : Geometry
+        Where the voxels of the prediction lie in the world.
     """
 
     vol_id: int
@@ -64,6 +67,7 @@ class VolumePlan:
     scale: Scale
     whole: Triple
     origin: Triple
+    geometry: Geometry
 
     def input_box(self, index: int) -> Box:
         """Return what the network gets for a patch, in voxels of the source; may reach outside."""
@@ -72,7 +76,12 @@ class VolumePlan:
     @property
     def facts(self) -> dict[str, Any]:
         """What a file says of where its prediction is from and belongs, as JSON has it."""
-        return {"source": self.name, "origin": list(self.origin), "whole": list(self.whole)}
+        return {
+            "source": self.name,
+            "origin": list(self.origin),
+            "whole": list(self.whole),
+            "geometry": self.geometry.facts,
+        }
 
     def output_box(self, box: Box) -> Box:
         """Return the voxels of the prediction that hold a box of the source, maybe outside."""
@@ -129,6 +138,7 @@ def volume_plan(
         scale=scale,
         whole=whole.shape,
         origin=output.start,
+        geometry=getattr(source, "geometry", Geometry()).of_prediction(scale, output.start),
     )
 
 

@@ -1,0 +1,73 @@
+"""What a run will take, said before it: patches, time, memory, room on the disk."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is known of a run when its first batch is done.
+
+    Attributes
+    ----------
+    patches : int
+        That run, of all volumes.
+    skipped : int
+        That need not run, of the volumes begun: their input is constant, or outside the mask.
+    resumed : int
+        That an earlier run has done.
+    seconds : float
+        That the network takes for what is left, at the pace of one batch.
+    memory : int
+        Most bytes of memory that this process will have, by what it has now and what is to come.
+    scratch : int
+        Most bytes of open sums that go to the disk meanwhile.
+    output : int
+        Bytes of the output before it is compressed; 0 without one.
+    """
+
+    patches: int
+    skipped: int
+    resumed: int
+    seconds: float
+    memory: int
+    scratch: int
+    output: int
+
+    def __str__(self) -> str:
+        besides = [
+            f"{count:,} {word}"
+            for count, word in [(self.skipped, "skipped"), (self.resumed, "already done")]
+            if count
+        ]
+        parts = [
+            f"{self.patches:,} patches" + (f" ({', '.join(besides)})" if besides else ""),
+            f"about {duration(self.seconds)}",
+            f"up to {size(self.memory)} of memory",
+        ]
+        if self.scratch:
+            parts.append(f"{size(self.scratch)} of sums on the disk meanwhile")
+        if self.output:
+            parts.append(f"an output of {size(self.output)} before compression")
+        return ", ".join(parts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        return asdict(self)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def size(nbytes: float) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    for unit, length in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if nbytes >= length:
+            return f"{nbytes / length:.3g} {unit}"
+    return f"{nbytes:.0f} bytes"

@@ -1,0 +1,113 @@
+"""Batches of patches: the next one is read while the network is at work on this one.
+
+reading      | 0 | 1   | 2   | 3   |
+network          | 0   | 1   | 2   | 3   |
+"""
+
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from napari_seamless.engine.errors import SourceError
+from napari_seamless.engine.grid import Box
+from napari_seamless.engine.schedule import Schedule
+
+Patch = NDArray[np.float32] | SourceError
+"""(C, z, y, x), normalised; or why it cannot be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What became of the patches of one batch.
+
+    Attributes
+    ----------
+    indices : tuple of int
+        Those that were predicted.
+    predictions : Tensor or None
+        Float32 (B, C, z, y, x), in the same order; None if there are none.
+    unreadable : dict of int to SourceError
+        Those whose input could not be read.
+    """
+
+    indices: tuple[int, ...]
+    predictions: torch.Tensor | None
+    unreadable: dict[int, SourceError]
+
+
+def batches(
+    schedule: Schedule,
+    size: int,
+    read: Callable[[int], Patch],
+    predict: Callable[[NDArray[np.float32]], torch.Tensor],
+    may_go_on: Callable[[], bool],
+    has_new_focus: Callable[[], bool],
+    take_focus: Callable[[], Box | None],
+) -> Generator[Batch]:
+    """Take patches off a schedule until it is empty, and predict them.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        What is still to run.
+    size : int
+        Patches per batch.
+    read : callable
+        Reads a patch; called on a thread of its own.
+    predict : callable
+        Takes (B, C, z, y, x).
+    may_go_on : callable
+        Asked before each batch.
+    has_new_focus, take_focus : callable
+        Whether something else is looked at, asked before each batch; and what, in the frame of the
+        schedule's patches. What was read ahead is then put back.
+
+    Yields
+    ------
+    Batch
+    """
+    with ThreadPoolExecutor(1, "seamless-read") as reader:
+
+        def start() -> tuple[list[int], Future[list[Patch]]] | None:
+            indices = schedule.take(size)
+            return (indices, reader.submit(lambda: [*map(read, indices)])) if indices else None
+
+        ahead = None
+        try:
+            while may_go_on():
+                if has_new_focus():
+                    if ahead is not None:
+                        schedule.put_back(ahead[0])
+                        ahead[1].cancel()
+                    schedule.focus(take_focus())
+                    ahead = None
+                now = ahead or start()
+                if now is None:
+                    return
+                ahead = start()
+                yield predicted(now[0], now[1].result(), predict)
+        finally:
+            if ahead is not None:
+                ahead[1].cancel()
+
+
+def predicted(
+    indices: list[int],
+    patches: list[Patch],
+    predict: Callable[[NDArray[np.float32]], torch.Tensor],
+) -> Batch:
+    """Predict the patches of a batch that could be read."""
+    unreadable = {
+        index: patch
+        for index, patch in zip(indices, patches, strict=True)
+        if isinstance(patch, SourceError)
+    }
+    readable = [patch for patch in patches if not isinstance(patch, SourceError)]
+    predictions = predict(np.stack(readable)) if readable else None
+    return Batch(
+        tuple(index for index in indices if index not in unreadable), predictions, unreadable
+    )

@@ -1,0 +1,185 @@
+"""The sums of open chunks: in memory up to a budget, beyond it in files."""
+
+import math
+import mmap
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from napari_seamless.engine.errors import WriteError, one_line
+
+SCRATCH_PREFIX = "seamless-sums-"
+"""How the names of folders of sums begin; what a killed run left of them can be removed."""
+
+Shape = tuple[int, ...]
+
+
+class OpenSums:
+    """Float64 sums (C, z, y, x) of chunks, by the index of the chunk.
+
+    Parameters
+    ----------
+    budget : int or None
+        Bytes in memory. Past it, the chunks that are needed last go to files; those that are
+        needed at once stay, whatever they take. None: no limit.
+    next_use : callable
+        Says of a chunk which patch needs it next; of two chunks, that of the larger number goes.
+    place : path, optional
+        Folder on the disk for a folder of files; by default the one for temporary files.
+
+    Notes
+    -----
+    Patches come in raster order, layer after layer, so the chunk used least recently is needed
+    next: throwing that one out would move every chunk to the disk and back for every layer.
+    """
+
+    def __init__(
+        self,
+        budget: int | None,
+        next_use: Callable[[int], int],
+        place: Path | None = None,
+    ) -> None:
+        self._budget = budget
+        self._next_use = next_use
+        self._place = place
+        self._folder: Path | None = None
+        self._memory: dict[int, torch.Tensor] = {}
+        self._files: dict[int, Shape] = {}
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._memory or index in self._files
+
+    def __iter__(self) -> Iterator[int]:
+        return iter({*self._memory, *self._files})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return sum(_size(sums.shape) for sums in self._memory.values())
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Bytes in files."""
+        return sum(map(_size, self._files.values()))
+
+    def take(self, shapes: dict[int, Shape]) -> dict[int, torch.Tensor]:
+        """Return the sums of chunks of given shapes, zeros for those that are not open yet.
+
+        All of them are in memory until the next call.
+
+        Raises
+        ------
+        MemoryError, OSError
+            If there is no memory for them.
+        WriteError
+            If there is no room on the disk for others.
+        """
+        added = {i: shape for i, shape in shapes.items() if i not in self._memory}
+        self._make_room(sum(map(_size, added.values())), keep=shapes)
+        fresh = {i: self._loaded(i, shape) for i, shape in added.items()}
+        self._memory |= fresh
+        for index in fresh:
+            if self._files.pop(index, None) is not None:
+                self._path(index).unlink()
+        return {index: self._memory[index] for index in shapes}
+
+    def part(self, index: int, slices: tuple[slice, ...]) -> NDArray[np.float64]:
+        """Return a copy of a part of a chunk's sums, wherever they are.
+
+        May be called from any thread while another moves chunks, but not while it adds to them.
+        """
+        try:
+            return self._part(index, slices)
+        except (KeyError, FileNotFoundError):  # it was moved to memory just now
+            return self._part(index, slices)
+
+    def _part(self, index: int, slices: tuple[slice, ...]) -> NDArray[np.float64]:
+        if (sums := self._memory.get(index)) is not None:
+            return sums.numpy()[slices].copy()
+        with open(self._path(index), "rb") as file:
+            return np.array(np.memmap(file, np.float64, "r", shape=self._files[index])[slices])
+
+    def drop(self, index: int) -> None:
+        """Forget a chunk."""
+        self._memory.pop(index, None)
+        if self._files.pop(index, None) is not None:
+            self._path(index).unlink()
+
+    def close(self) -> None:
+        """Forget all chunks, and delete the files."""
+        self._memory.clear()
+        self._files.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _make_room(self, needed: int, keep: Collection[int]) -> None:
+        if self._budget is None:
+            return
+        excess = self.nbytes + needed - self._budget
+        for index in self._last_needed(keep) if excess > 0 else ():
+            excess -= _size(self._memory[index].shape)
+            self._put_away(index)
+            if excess <= 0:
+                return
+
+    def _last_needed(self, keep: Collection[int]) -> Iterable[int]:
+        movable = [index for index in self._memory if index not in keep]
+        return sorted(movable, key=self._next_use, reverse=True)
+
+    def _put_away(self, index: int) -> None:
+        """Move a chunk to a file; readers find it in one place or the other at any time."""
+        sums = self._memory[index]
+        path = self._path(index)
+        try:
+            with open(path, "wb", buffering=0) as file:  # numpy's tofile may lose the last bytes
+                view = sums.numpy().data.cast("B")
+                while view:
+                    view = view[file.write(view) :]
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            free = shutil.disk_usage(path.parent).free
+            raise WriteError(
+                f"open sums of {_size(sums.shape):,} bytes do not fit {path.parent}, which has "
+                f"{free:,} bytes free ({one_line(error)}): free space there, raise the memory "
+                "budget, or set TMPDIR to a larger disk"
+            ) from error
+        self._files[index] = tuple(sums.shape)
+        del self._memory[index]
+
+    def _loaded(self, index: int, shape: Shape) -> torch.Tensor:
+        sums = _zeros(shape)
+        if index in self._files:
+            with open(self._path(index), "rb", buffering=0) as file:
+                view = sums.numpy().data.cast("B")
+                while view and (read := file.readinto(view)):
+                    view = view[read:]
+            if view:
+                raise OSError(f"{self._path(index)} ends {len(view):,} bytes too early")
+        return sums
+
+    def _path(self, index: int) -> Path:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=self._place))
+        return self._folder / str(index)
+
+
+def _size(shape: Shape) -> int:
+    return 8 * math.prod(shape)
+
+
+def _zeros(shape: Shape) -> torch.Tensor:
+    """Return float64 zeros in memory of their own, which goes back to the system when freed.
+
+    The ordinary allocator keeps blocks of this size: measured, a sixth of a whole volume's output.
+    """
+    memory = mmap.mmap(-1, _size(shape))
+    return torch.from_numpy(np.frombuffer(memory, dtype=np.float64).reshape(shape))

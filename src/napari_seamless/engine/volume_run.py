@@ -1,0 +1,361 @@
+"""One volume of a run: what is read, blended, finished, and written of it."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_seamless.engine.accumulator import BlendAccumulator, Finish
+from napari_seamless.engine.blending import Window
+from napari_seamless.engine.chunks import ChunkGrid
+from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.errors import (
+    ConfigError,
+    PredictionError,
+    SeamlessError,
+    SourceError,
+    one_line,
+)
+from napari_seamless.engine.finished import Finished, InMemory, InStore
+from napari_seamless.engine.grid import Box
+from napari_seamless.engine.lazy import LazyArray
+from napari_seamless.engine.memory import (
+    Keeps,
+    Needs,
+    Shares,
+    cache_of,
+    free_memory,
+    front_of,
+    shares_of,
+)
+from napari_seamless.engine.normalization import Normalizer, normalizer_of
+from napari_seamless.engine.outputs import Channels
+from napari_seamless.engine.pipeline import Batch, Patch
+from napari_seamless.engine.results import (
+    Volume,
+    as_predicted,
+    as_saved,
+    as_stored,
+    facts_of,
+    outputs_of,
+    part_of,
+    place_of,
+    specs_of,
+)
+from napari_seamless.engine.skip import check_mask, constant, outside
+from napari_seamless.engine.source import Source, read_patch
+from napari_seamless.engine.store import Store
+from napari_seamless.engine.volume_plan import VolumePlan
+
+SETTINGS_OF_A_MACHINE = {"batch_size", "device", "on_error"}
+"""Settings that a run may be resumed without: they do not decide the numbers."""
+
+
+class VolumeRun:
+    """What a run does with one volume, and what it has of it.
+
+    Parameters
+    ----------
+    config : InferenceConfig
+        The settings.
+    source : Source
+        Where voxels come from.
+    mask : Source or None
+        Patches that reach no voxel of it that is not 0 are skipped.
+    store : Store or None
+        Where finished chunks are written.
+    finish : callable or None
+        Applied to blended values.
+    identity : mapping
+        What decides the numbers besides the settings, JSON-like.
+
+    Attributes
+    ----------
+    plan : VolumePlan
+        Where its patches are.
+    accumulator : BlendAccumulator
+        What is blended.
+    is_written : bool
+        Whether the prediction is in the store, in its place.
+    unreadable : dict of int to SourceError
+        Patches whose input could not be read.
+    skipped : bool array or None
+        Which patches need not run, shape ``plan.grid.counts``; known when `begin` has been called.
+    resumed : int
+        Patches that an earlier run has done.
+    """
+
+    plan: VolumePlan
+    accumulator: BlendAccumulator
+
+    def __init__(
+        self,
+        config: InferenceConfig,
+        source: Source,
+        mask: Source | None,
+        store: Store | None,
+        finish: Finish | None,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.is_written = False
+        self.unreadable: dict[int, SourceError] = {}
+        self.skipped: NDArray[np.bool_] | None = None
+        self.resumed = 0
+        self._config = config
+        self._source = source
+        self._mask = mask
+        self._store = store
+        self._finish = finish
+        self._identity = identity
+        self._normalizer: Normalizer | None = None
+        self._channels: Channels | None = None
+
+    def lay_out(self, plan: VolumePlan, window: Window) -> None:
+        """Take a plan, the first or a better one; what was blended is forgotten."""
+        if self._mask is not None:
+            check_mask(self._mask, plan)
+        self.plan = plan
+        self._window = window
+        self.accumulator = BlendAccumulator(plan.grid, window, self._finish)
+
+    @property
+    def has_store(self) -> bool:
+        """Whether the prediction is written."""
+        return self._store is not None
+
+    @property
+    def skipped_count(self) -> int:
+        """Patches that need not run, as far as known."""
+        return 0 if self.skipped is None else int(np.count_nonzero(self.skipped))
+
+    @property
+    def begun(self) -> bool:
+        """Whether `begin` has been called."""
+        return self._channels is not None
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Patches settled so far, and all of them."""
+        return self.accumulator.done, len(self.plan.grid)
+
+    def read(self, index: int) -> Patch:
+        """Return the input of a patch, (C, z, y, x) float32; or why it cannot be read.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read and `on_error` is "stop".
+        """
+        try:
+            return read_patch(
+                self._source, self.plan.input_box(index), self._config.padding, self._normalizer
+            )
+        except SourceError as error:
+            if self._config.on_error == "stop":
+                raise
+            return error
+
+    def prepare(self, may_go_on: Callable[[], bool]) -> None:
+        """Find out what is done to the values; raise Stopped if `may_go_on` says no."""
+        config = self._config
+        if self._normalizer is None:
+            self._normalizer = normalizer_of(
+                self._source,
+                config.normalization,
+                config.percentiles,
+                config.mean_std,
+                may_go_on,
+            )
+
+    def survey(self, may_go_on: Callable[[], bool]) -> NDArray[np.bool_]:
+        """Return which patches need not run, shape ``plan.grid.counts``; see `prepare`."""
+        if self.skipped is None:
+            skipped = np.zeros(self.plan.grid.counts, dtype=bool)
+            if self._mask is not None:
+                skipped |= outside(self.plan, self._mask, may_go_on)
+            if self._config.skip_constant:
+                skipped |= constant(self.plan, self._source, may_go_on)
+            self.skipped = skipped
+        return self.skipped
+
+    def begin(
+        self,
+        channels: Channels,
+        budget: int,
+        facts: Mapping[str, Any],
+        may_go_on: Callable[[], bool],
+    ) -> None:
+        """Make all ready for the first patch, and take up what an earlier run has left.
+
+        Parameters
+        ----------
+        channels : Channels
+            Which channels are blended.
+        budget : int
+            Bytes for what is finished and for open sums.
+        facts : mapping
+            What the output says for now.
+        may_go_on : callable
+            Asked before each part of the volume is looked at for patches to skip.
+
+        Raises
+        ------
+        Stopped
+            If `may_go_on` says no.
+        UnusableInputError
+            If the output or the memory cannot hold the prediction.
+        """
+        specs = specs_of(channels, self._config)
+        skipped = self.survey(may_go_on)
+        shares = self.needs(channels, budget).shares
+        chunks, scratch, found = None, None, set[int]()
+        finished: Finished = InMemory(self.plan.grid.shape)
+        if self._store is None:
+            self._check_memory(shares.kept)
+        else:
+            chunks = self._store.layout(self.plan.grid)
+            found = set(self._store.begin(specs, chunks, self.identity(chunks), facts))
+            scratch = self._store.scratch
+            is_kept = shares.kept and not found
+            kept = InMemory(self.plan.grid.shape) if is_kept else None
+            finished = self._in_store(self._store, channels, kept)
+        if shares.cache:
+            cast(Keeps, self._source).keep(shares.cache)
+        self.accumulator = BlendAccumulator(
+            self.plan.grid,
+            self._window,
+            self._finish,
+            chunks=chunks,
+            finished=finished,
+            fill=self._config.fill_value,
+            budget=shares.sums,
+            scratch=scratch,
+        )
+        self._channels = channels  # from now on others may look
+        self.accumulator.restore(found)
+        self.resumed = self.accumulator.done
+        empty = skipped & self.accumulator.waiting
+        self.accumulator.skip(np.flatnonzero(empty).tolist(), channels.total)
+
+    def needs(self, channels: Channels, budget: int) -> Needs:
+        """Return what the volume takes of a budget, in bytes, and beyond it."""
+        grid = self.plan.grid
+        voxels = math.prod(grid.shape)
+        prediction = 4 * channels.total * voxels
+        cache = cache_of(self._source, self.plan)
+        if self._store is None:
+            chunks = ChunkGrid.at_starts(grid)
+            cache = min(cache, budget // 2)
+            shares = Shares(cache, prediction, budget - cache)
+            return Needs(shares, front_of(grid, chunks, channels.total), 0, 0)
+        chunks = self._store.layout(grid)
+        specs = specs_of(channels, self._config).values()
+        stored = sum(spec.channels * spec.dtype.itemsize for spec in specs)
+        return Needs(
+            shares_of(budget, cache, prediction),
+            front_of(grid, chunks, channels.total),
+            (4 * channels.total + 2 * stored) * math.prod(chunks[0].shape),
+            stored * voxels,
+        )
+
+    def identity(self, chunks: ChunkGrid) -> dict[str, Any]:
+        """Return what another run must have in common to go on with this one, JSON-like."""
+        config = self._config.model_dump(mode="json", exclude=SETTINGS_OF_A_MACHINE)
+        return {"config": config, **self._identity, "chunks": chunks.facts}
+
+    def _in_store(self, store: Store, channels: Channels, kept: InMemory | None) -> InStore:
+        config = self._config
+
+        def read_back(box: Box, wanted: slice) -> NDArray[np.float32]:
+            name, part = place_of(wanted, channels)
+            return as_predicted(name, store.read(name, box)[part], config)
+
+        return InStore(store, lambda values: as_stored(values, channels, config), read_back, kept)
+
+    def _check_memory(self, nbytes: int) -> None:
+        free = free_memory()
+        if nbytes > free:
+            raise ConfigError(
+                f"the prediction of {self.plan.name} takes {nbytes:,} bytes and {free:,} bytes of "
+                "memory are free; give an output such as out.zarr, which it is written to"
+            )
+
+    def blend(self, batch: Batch) -> Box:
+        """Add a batch of patches; return the voxels that changed.
+
+        Raises
+        ------
+        PredictionError
+            If there is no memory for the sums.
+        WriteError
+            If a finished chunk cannot be written.
+        """
+        accumulator = self.accumulator
+        boxes = []
+        try:
+            for index, prediction in zip(batch.indices, _each(batch), strict=True):
+                if index not in accumulator:  # the first batch may be one that need not run
+                    boxes.append(accumulator.add(index, prediction))
+            for index, error in batch.unreadable.items():
+                if index not in accumulator:
+                    self.unreadable[index] = error
+                    boxes.append(accumulator.fail(index))
+        except SeamlessError:
+            raise
+        except (MemoryError, OSError) as error:  # a mapping that fails is an OSError
+            raise PredictionError(
+                f"no memory for the sums of {self.plan.name}: {one_line(error)}; "
+                "predict a smaller volume, or free memory"
+            ) from error
+        return Box.around(boxes) if boxes else Box((0, 0, 0), (0, 0, 0))
+
+    def keep(self, facts: Callable[[], Mapping[str, Any]]) -> None:
+        """Write what is open as it is now, and put the output in its place."""
+        if self._store is None or self._channels is None or not self.accumulator.done:
+            return
+        channels, accumulator = self._channels, self.accumulator
+        for i in accumulator.open:
+            box = accumulator.chunks[i]
+            values = accumulator.partial(box, slice(0, channels.total))
+            self._store.write(None, box, as_stored(values, channels, self._config))
+        self._store.finish(facts())
+        self.is_written = True
+
+    def following(self, view: Callable[[BlendAccumulator], LazyArray]) -> LazyArray:
+        """Return a view that stays true when `lay_out` or `begin` replaces the accumulator."""
+        now = view(self.accumulator)
+        return LazyArray(now.shape, now.dtype, lambda ranges: view(self.accumulator)[ranges])
+
+    def live(self, channels: slice) -> LazyArray:
+        """Return some channels of the partial prediction; see `BlendAccumulator.live`."""
+        return self.following(lambda accumulator: accumulator.live(channels))
+
+    def outputs(self, channels: Channels) -> dict[str, Volume]:
+        """Return all that is known of the volume, begun or not; see `outputs_of`."""
+        part = part_of(self.accumulator) if self.begun else self.live
+        return outputs_of(part, channels, self._config)
+
+    def files(self, channels: Channels) -> dict[str, Volume]:
+        """Return the `outputs` as the numbers that are saved."""
+        return as_saved(self.outputs(channels), self._config)
+
+    def facts(self, status: str, channels: Channels | None) -> dict[str, Any]:
+        """Return what a file or layer says of the volume; see `facts_of`."""
+        facts = facts_of(self.plan, self._config, status, self.accumulator.done, channels)
+        if self.skipped_count:
+            facts["skipped"] = self.skipped_count
+        if self.unreadable:
+            cores = [self.plan.cores[index] for index in sorted(self.unreadable)]
+            facts["failed"] = [[list(core.start), list(core.stop)] for core in cores]
+        return facts
+
+    def close(self) -> None:
+        """Let go of the store's files."""
+        if self._store is not None:
+            self._store.close()
+
+
+def _each(batch: Batch) -> Sequence[Any]:
+    return () if batch.predictions is None else list(batch.predictions)

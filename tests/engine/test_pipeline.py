@@ -1,0 +1,224 @@
+import threading
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.helpers import PATIENCE, boxes, layouts, properties
+from napari_seamless.engine.control import Control
+from napari_seamless.engine.errors import SourceError
+from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.pipeline import Batch, batches, predicted
+from napari_seamless.engine.schedule import Schedule
+
+ROW = PatchGrid.regular((1, 1, 12), (1, 1, 1), 0.0)  # 12 patches
+
+
+class Line:
+    """The parts around a pipeline: reads number `index` for patch `index`, predicts its double."""
+
+    def __init__(self, grid: PatchGrid = ROW, size: int = 2, **others) -> None:
+        self.control = Control()
+        self.read_so_far: list[int] = []
+        self.threads: set[int] = set()
+        self.predicted: list[list[int]] = []
+        self.fails: dict[int, Exception] = others.pop("fails", {})
+        self.gate: threading.Event | None = None
+        self.batches = batches(
+            Schedule(grid, **others), size, self.read, self.predict, self.control.may_go_on,
+            lambda: self.control.has_new_focus(0), lambda: self.control.take_focus(0),
+        )  # fmt: skip
+
+    def read(self, index: int):
+        self.threads.add(threading.get_ident())
+        self.read_so_far.append(index)
+        if self.gate is not None:
+            assert self.gate.wait(PATIENCE)
+        if isinstance(error := self.fails.get(index), SourceError):
+            return error
+        if error is not None:
+            raise error
+        return np.full((1, 1, 1, 1), index, np.float32)
+
+    def predict(self, patches: np.ndarray) -> torch.Tensor:
+        assert threading.get_ident() not in self.threads
+        self.predicted.append(patches[:, 0, 0, 0, 0].astype(int).tolist())
+        return torch.from_numpy(2 * patches)
+
+
+def values_of(batch: Batch) -> list[float]:
+    return [] if batch.predictions is None else batch.predictions.flatten().tolist()
+
+
+def alive(threads: set[int]) -> set[int]:
+    """Which threads have not ended."""
+    return threads.intersection(each.ident or 0 for each in threading.enumerate())
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 12, 20])
+def test_every_patch_is_read_and_predicted_once_in_order(size):
+    line, found = Line(size=size), []
+    for batch in line.batches:
+        assert values_of(batch) == [2.0 * index for index in batch.indices]
+        assert batch.unreadable == {}
+        found.append(list(batch.indices))
+    assert found == [[*range(12)][i : i + size] for i in range(0, 12, size)] == line.predicted
+    assert line.read_so_far == [*range(12)]
+    assert len(line.threads) == 1
+    assert not alive(line.threads)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_one_batch_is_read_ahead_and_no_more(size):
+    line = Line(size=size)
+    for number, _ in enumerate(line.batches, 1):
+        assert len(line.read_so_far) <= min(12, (number + 1) * size)
+    line = Line(size=size)
+    next(line.batches)
+    for _ in range(PATIENCE * 100):  # the next batch is read while nobody asks for it
+        if len(line.read_so_far) == 2 * size:
+            break
+        threading.Event().wait(0.01)
+    assert line.read_so_far == [*range(2 * size)]
+    line.batches.close()
+
+
+def test_only_what_waits_runs():
+    waiting = np.zeros(ROW.counts, dtype=bool)
+    waiting[..., [1, 4, 5, 11]] = True
+    line = Line(size=3, waiting=waiting)
+    assert [batch.indices for batch in line.batches] == [(1, 4, 5), (11,)]
+    assert line.read_so_far == [1, 4, 5, 11]
+    nothing = Line(waiting=np.zeros(ROW.counts, dtype=bool))
+    assert (list(nothing.batches), nothing.read_so_far) == ([], [])
+
+
+def test_a_new_focus_puts_back_what_was_read_ahead():
+    line = Line(size=2)
+    assert next(line.batches).indices == (0, 1)
+    line.control.focus(Box((0, 0, 8), (1, 1, 10)), 0)
+    assert next(line.batches).indices == (8, 9)
+    line.control.focus(None, 0)
+    assert [batch.indices for batch in line.batches] == [(2, 3), (4, 5), (6, 7), (10, 11)]
+    assert line.predicted == [[0, 1], [8, 9], [2, 3], [4, 5], [6, 7], [10, 11]]
+
+
+def test_a_focus_after_the_last_batch_was_read_ahead_loses_nothing():
+    line = Line(size=5)
+    assert [next(line.batches).indices for _ in range(2)] == [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
+    line.control.focus(Box((0, 0, 11), (1, 1, 12)), 0)
+    assert [batch.indices for batch in line.batches] == [(11, 10)]
+
+
+@properties(80)
+@given(layouts(), st.integers(1, 5), st.data())
+def test_whatever_is_looked_at_no_patch_is_lost_and_none_runs_twice(layout, size, data):
+    line, found = Line(layout.grid, size), []
+    for batch in line.batches:
+        found.append(list(batch.indices))
+        if data.draw(st.booleans()):
+            view = data.draw(st.none() | boxes(layout.shape))
+            line.control.focus(view, 0)
+            rest = sorted(set(range(len(layout.grid))).difference(*found))
+            schedule = Schedule(layout.grid, np.isin(np.arange(len(layout.grid)), rest))
+            schedule.focus(view)
+            expected = schedule.take(size)
+            if (following := next(line.batches, None)) is None:
+                assert rest == []
+                break
+            assert list(following.indices) == expected
+            found.append(expected)
+    everything = [*chain(*found)]
+    assert sorted(everything) == [*range(len(layout.grid))]
+    assert [*chain(*line.predicted)] == everything
+    assert {len(each) for each in found[:-1]} <= {size}
+
+
+def test_an_error_of_the_reading_thread_arrives_at_its_batch_and_ends_it():
+    line = Line(size=2, fails={5: ValueError("boom")})
+    assert [next(line.batches).indices for _ in range(2)] == [(0, 1), (2, 3)]
+    with pytest.raises(ValueError, match="boom"):
+        next(line.batches)
+    assert line.predicted == [[0, 1], [2, 3]]
+    assert list(line.batches) == []
+    assert not alive(line.threads)
+
+
+def test_patches_that_cannot_be_read_are_told_apart_and_the_others_predicted():
+    line = Line(size=3, fails={index: SourceError(f"hole {index}") for index in (1, 6, 7, 8)})
+    found = list(line.batches)
+    assert [batch.indices for batch in found] == [(0, 2), (3, 4, 5), (), (9, 10, 11)]
+    assert [values_of(batch) for batch in found] == [[0, 4], [6, 8, 10], [], [18, 20, 22]]
+    assert [{i: str(e) for i, e in batch.unreadable.items()} for batch in found] == [
+        {1: "hole 1"}, {}, {i: f"hole {i}" for i in (6, 7, 8)}, {},
+    ]  # fmt: skip
+    assert found[2].predictions is None
+    assert line.predicted == [[0, 2], [3, 4, 5], [9, 10, 11]]
+
+
+def test_an_error_of_the_network_ends_the_thread_too():
+    def fails(patches):
+        raise RuntimeError("device lost")
+
+    line = Line()
+    line.batches = batches(
+        Schedule(ROW), 2, line.read, fails, lambda: True, lambda: False, lambda: None
+    )
+    with pytest.raises(RuntimeError, match="device lost"):
+        next(line.batches)
+    assert line.threads
+    assert not alive(line.threads)
+
+
+@pytest.mark.parametrize("end", ["close", "cancel"])
+def test_closing_or_cancelling_ends_the_thread_and_predicts_no_more(end):
+    line = Line(size=2)
+    next(line.batches)
+    if end == "close":
+        line.batches.close()
+    else:
+        line.control.cancel()
+    assert list(line.batches) == []
+    assert line.predicted == [[0, 1]]
+    assert len(line.read_so_far) <= 4
+    assert not alive(line.threads)
+
+
+def test_predicted_stacks_what_could_be_read():
+    patches = [np.full((2, 1, 1, 3), 1, np.float32), SourceError("a hole")]
+    batch = predicted([7, 9], patches, torch.from_numpy)
+    assert batch.indices == (7,)
+    assert tuple(batch.predictions.shape) == (1, 2, 1, 1, 3)
+    assert batch.unreadable == {9: patches[1]}
+
+
+# ------------------------------------------------------------------------------ wishes
+
+
+def test_a_focus_is_new_until_it_is_taken_and_kept_until_another():
+    control, view = Control(), Box((0, 0, 0), (1, 2, 3))
+    assert (control.has_new_focus(0), control.take_focus(0)) == (False, None)
+    control.focus(view, 0)
+    assert (control.has_new_focus(0), control.has_new_focus(1)) == (True, False)
+    assert [control.take_focus(0), control.has_new_focus(0), control.take_focus(0)] == [
+        view, False, view,
+    ]  # fmt: skip
+    control.focus(None, 0)
+    assert [control.has_new_focus(0), control.take_focus(0), control.has_new_focus(0)] == [
+        True, None, False,
+    ]  # fmt: skip
+
+
+def test_cancel_wakes_whoever_waits_in_a_pause():
+    control, answers = Control(), []
+    control.pause()
+    waiting = threading.Thread(target=lambda: answers.append(control.may_go_on()), daemon=True)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    control.cancel()
+    waiting.join(PATIENCE)
+    assert answers == [False]
