@@ -64,7 +64,7 @@ def test_it_does_not_depend_on_the_planes_read_at_a_time(voxels, seed, threshold
     prediction[generator.random(prediction.shape) < 0.3] = np.nan
     labels = generator.integers(0, 2, prediction.shape, dtype=np.uint8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "SLAB_VOXELS", voxels)
+        patch.setattr(metrics.volumes, "SLAB_VOXELS", voxels)
         assert dice(prediction, labels, threshold) == expected(prediction, labels, threshold)
 
 
@@ -406,7 +406,7 @@ def test_segmentations_are_compared_as_in_scikit_image(seed, voxels, in_blocks):
         )
         segmentation = np.roll(segmentation, 17)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "SLAB_VOXELS", voxels)
+        patch.setattr(metrics.volumes, "SLAB_VOXELS", voxels)
         found = instance_metrics(segmentation, labels)
     assert found == pytest.approx(whole(segmentation, labels), rel=1e-9, abs=1e-12)
     shares = found["adapted_rand_precision"], found["adapted_rand_recall"]
@@ -471,12 +471,12 @@ def test_volumes_do_not_depend_on_the_planes_read_at_a_time(voxels, channels, se
     labels = generator.integers(0, channels, (5, 6, 7))
     expected = counted((prediction, labels))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "SLAB_VOXELS", voxels)
+        patch.setattr(metrics.volumes, "SLAB_VOXELS", voxels)
         assert evaluate(prediction, labels) == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
 def test_at_most_so_many_voxels_are_read_at_a_time(monkeypatch):
-    monkeypatch.setattr(metrics, "SLAB_VOXELS", 200)
+    monkeypatch.setattr(metrics.volumes, "SLAB_VOXELS", 200)
     read = []
     volume = np.random.default_rng(9).random((2, 9, 6, 7))
 
@@ -489,7 +489,7 @@ def test_at_most_so_many_voxels_are_read_at_a_time(monkeypatch):
 
 
 def test_the_kind_follows_from_what_the_prediction_holds(monkeypatch):
-    monkeypatch.setattr(metrics, "SLAB_VOXELS", 1)  # the third value comes in another slab
+    monkeypatch.setattr(metrics.volumes, "SLAB_VOXELS", 1)  # the third value comes in another slab
     labels = np.array([[[0, 1, 1]], [[0, 2, 2]]])
     segmentation = np.array([[[0, 4, 4]], [[0, 4, 5]]], np.uint16)
     assert evaluate(segmentation, labels) == whole(segmentation, labels)
