@@ -251,13 +251,14 @@ class TestTIFF:
         )
 
     @pytest.mark.parametrize("axes", ["TZYX", "TCYX", "TZCYX"])
-    def test_time_is_refused(self, tmp_path, axes):
+    def test_a_series_is_no_volume(self, tmp_path, axes):
         array = np.zeros((2, 3, 4, 8, 8)[-len(axes) :], np.uint8)
         tifffile.imwrite(
             tmp_path / "a.tif", array, photometric="minisblack", metadata={"axes": axes}
         )
-        assert f"has axes {axes}" in refusal(tmp_path / "a.tif")
-        assert refusal(tmp_path / "a.tif").endswith("save one time point of it")
+        message = refusal(tmp_path / "a.tif")
+        assert f"a.tif is a series of {len(array)} time points (axes {axes}, shape" in message
+        assert message.endswith("choose one with time_points")
 
     def test_complex_is_refused(self, tmp_path):
         tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.complex64))
