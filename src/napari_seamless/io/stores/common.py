@@ -1,0 +1,156 @@
+"""What all outputs share: checks of their place and their disk, and what is said in them."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_seamless import __version__
+from napari_seamless.engine.errors import OutputError, SeamlessError, WriteError, one_line
+from napari_seamless.io.journal import Journal
+
+_MICROMETERS = {
+    "angstrom": 1e-4,
+    "picometer": 1e-6,
+    "nanometer": 1e-3,
+    "micrometer": 1.0,
+    "millimeter": 1e3,
+    "centimeter": 1e4,
+    "meter": 1e6,
+}
+
+
+def check_place(path: Path, overwrite: bool, resume: bool) -> None:
+    """Raise OutputError if an output cannot be made at `path`, or not without replacing another.
+
+    Parameters
+    ----------
+    path : Path
+        The output, a file or a folder.
+    overwrite : bool
+        What is there may be replaced.
+    resume : bool
+        What is there may be gone on with; whether it can be is for the store to find out.
+    """
+    with errors_as(unusable, path):  # a name that no file can have
+        _check_unused(path, overwrite or resume)
+        _check_folder(path)
+
+
+def check_room(path: Path, nbytes: int) -> None:
+    """Raise OutputError if `nbytes` more bytes do not fit the disk that `path` is on."""
+    with errors_as(unusable, path):  # the folder is gone
+        free = shutil.disk_usage(path.parent).free
+    if nbytes > free:
+        raise OutputError(
+            f"output {path} takes {readable(nbytes)} and its disk has {readable(free)} free: "
+            "free space or choose another place"
+        )
+
+
+def unusable(path: Path, error: BaseException) -> OutputError:
+    """Return the error that says why an output cannot be made."""
+    return OutputError(f"output {path} cannot be written: {reason(error)}: choose another place")
+
+
+def broken_off(path: Path, error: BaseException) -> WriteError:
+    """Return the error that says why writing an output broke off."""
+    return WriteError(
+        f"{path} could not be written: {reason(error)}: free space or choose another place"
+    )
+
+
+@contextmanager
+def errors_as(name: Callable[[Path, BaseException], SeamlessError], path: Path) -> Iterator[None]:
+    """Turn any OSError that is not the project's own into what `name` makes of it."""
+    try:
+        yield
+    except SeamlessError:
+        raise
+    except OSError as error:
+        raise name(path, error) from error
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is such a file; unlike Path.exists, raise OSError if none can be."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what makes the numbers: napari-seamless, numpy, torch and Python."""
+    return {
+        "napari-seamless": __version__,
+        "numpy": np.__version__,
+        "torch": importlib.metadata.version("torch"),  # without importing it
+        "python": platform.python_version(),
+    }
+
+
+def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata as what JSON can say; arrays become lists, and what it cannot say, text."""
+
+    def fallback(value: Any) -> Any:
+        return value.tolist() if hasattr(value, "tolist") else str(value)
+
+    text = json.dumps(dict(metadata), default=fallback, ensure_ascii=False)
+    # a file's name may hold bytes that are no text
+    result: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
+    return result
+
+
+def micrometers(facts: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """Return the size of a voxel along (Z, Y, X) if the facts' geometry says it as lengths."""
+    geometry = facts.get("geometry")
+    if not geometry or any(unit not in _MICROMETERS for unit in geometry["units"]):
+        return None
+    z, y, x = (
+        size * _MICROMETERS[unit]
+        for size, unit in zip(geometry["scale"], geometry["units"], strict=True)
+    )
+    return z, y, x
+
+
+def reason(error: BaseException) -> str:
+    """Return why something failed: the system's words for an OSError, else its first line."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else one_line(error)
+
+
+def readable(size: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    power = min(4, max(0, (max(size, 1).bit_length() - 1) // 10))
+    return f"{size / 1024**power:.4g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def _check_unused(path: Path, may_exist: bool) -> None:
+    if may_exist:
+        return
+    if Journal(path).exists:
+        raise OutputError(
+            f"output {path}: an unfinished run is there; pass --resume / resume=True to go on "
+            "with it, or --overwrite / overwrite=True to start anew"
+        )
+    if exists(path):
+        raise OutputError(
+            f"output {path} exists; pass --overwrite / overwrite=True or choose another name"
+        )
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise OutputError(f"output {path}: no such folder: {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"output {path}: the folder {path.parent} may not be written to; choose another place"
+        )
