@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.helpers import properties
-from napari_seamless.engine.blocks import BLOCK_BYTES, LONG, MANY_BLOCKS, BlockGrid, within
+from napari_seamless.engine.blocks import (
+    BLOCK_BYTES,
+    FEW_BLOCKS,
+    LONG,
+    MANY_BLOCKS,
+    BlockGrid,
+    within,
+)
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.grid import Box, PatchGrid
 
@@ -128,11 +135,18 @@ def test_a_chunk_of_one_block_only_is_private():
 def test_blocks_start_where_chunks_do_if_that_is_near():
     shape = (1, 1, 1200)
     grid = PatchGrid.regular(shape, (1, 1, 20), (0.0, 0.0, 0.5))  # starts are multiples of 10
-    chunks = ChunkGrid.regular(shape, (1, 1, 80))
-    blocks = BlockGrid.of(grid, chunks, 1)
-    cuts = blocks.cuts[2][1:-1]
-    assert len(cuts) == len(chunks) - 1  # no more blocks than chunks
-    assert set(grid.starts[2][cuts].tolist()) <= set(chunks.edges[2].tolist())
+    for chunk in (60, 80, 110):
+        chunks = ChunkGrid.regular(shape, (1, 1, chunk))
+        cuts = BlockGrid.of(grid, chunks, 1).cuts[2]
+        count = len(cuts) - 1
+        assert count <= max(len(chunks), FEW_BLOCKS)
+        moved = 0
+        for i, cut in enumerate(cuts[1:-1].tolist(), 1):
+            even, quarter = i * 119 // count, 119 // (4 * count)
+            near = [at for at in range(even - quarter, even + quarter + 1) if at * 10 % chunk == 0]
+            assert cut in (near or [even])
+            moved += cut != even
+        assert moved
 
 
 def test_a_block_holds_sums_of_a_bounded_number_of_bytes():

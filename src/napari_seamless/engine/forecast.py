@@ -41,7 +41,8 @@ class Forecast:
             if count
         ]
         parts = [
-            f"{self.patches:,} patches" + (f" ({', '.join(besides)})" if besides else ""),
+            f"{self.patches:,} patch{'es' * (self.patches != 1)}"
+            + (f" ({', '.join(besides)})" if besides else ""),
             f"about {duration(self.seconds)}",
             f"up to {size(self.memory)} of memory",
         ]
