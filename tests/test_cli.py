@@ -18,7 +18,7 @@ import tifffile
 import torch
 
 import networks
-from napari_seamless import cli
+from napari_seamless import arguments
 from napari_seamless.cli import main
 from napari_seamless.engine.config import InferenceConfig
 
@@ -59,9 +59,8 @@ def predict(folder, *options, source="volume.h5::raw", network="networks:Doubled
 
 def the_error(capsys) -> str:
     """Return the error line, and make sure that it is one line."""
-    lines = [
-        line for line in capsys.readouterr().err.splitlines() if line.startswith("napari-seamless")
-    ]
+    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in lines if line.startswith("napari-seamless: error: ")]
     assert len(lines) == 1
     return lines[0]
 
@@ -71,7 +70,8 @@ def test_predict_writes_the_prediction_and_what_made_it(files, capsys):
 
     facts = json.loads(capsys.readouterr().out)
     assert facts["status"] == "complete"
-    assert facts["patches"] == facts["of"] == len(networks.calls)
+    assert facts["patches"] == facts["of"] == 27
+    assert len(networks.calls) == 27  # none is only to foretell how long the rest takes
     with h5py.File(files / "volume.h5") as source, h5py.File(files / "out.h5") as out:
         np.testing.assert_allclose(out["main"][0], 2.0 * source["raw"][...], rtol=1e-6)
         config = json.loads(out["main"].attrs["config"])
@@ -162,6 +162,11 @@ WORDS = [
     ("--region 0:8,0:64,2:64", "region", ((0, 8), (0, 64), (2, 64))),
     ("--region [[0,8],[0,64],[2,64]]", "region", ((0, 8), (0, 64), (2, 64))),
     ("--padding edge", "padding", "edge"),
+    ("--time-points 0:6:2", "time_points", (0, 2, 4)),
+    ("--time-points 1,4", "time_points", (1, 4)),
+    ("--skip-constant", "skip_constant", True),
+    ("--fill-value=-1.5", "fill_value", -1.5),
+    ("--on-error continue", "on_error", "continue"),
     ("--blending hann", "blending", "hann"),
     ('--blending-arguments {"sigma":0.3}', "blending_arguments", {"sigma": 0.3}),
     ("--planes zyx", "planes", "zyx"),
@@ -192,9 +197,14 @@ WORDS = [
 ]
 
 
+def parsed(words):
+    commands = dict.fromkeys(("predict", "inspect", "evaluate", "demo"), lambda options: 0)
+    return arguments.parse(words, **commands)
+
+
 def config_from(*words) -> InferenceConfig:
     required = ["predict", "volume.h5", "--checkpoint", "net.pt", "--output", "out.h5"]
-    return InferenceConfig(**cli._settings(cli._parser().parse_args([*required, *words])))
+    return InferenceConfig(**arguments.settings_of(parsed([*required, *words])))
 
 
 @pytest.mark.parametrize(("words", "name", "value"), WORDS, ids=[words for words, *_ in WORDS])
@@ -235,6 +245,12 @@ def test_a_word_can_take_back_what_the_config_file_says(tmp_path):
         ("--region 0:8,0:8", ["region ['0:8', '0:8']", "z0:z1,y0:y1,x0:x1"]),
         ("--region 3:3,0:8,0:8", ["region", "empty", "0:8,0:512,0:512"]),
         ("--region 0:99,0:8,0:8", ["region (0, 0, 0) to (99, 8, 8)", "(10, 24, 24)"]),
+        ("--time-points 3", ["no time axis", "time points"]),
+        ("--time-points 2:2", ["time_points '2:2'", "0:10:2"]),
+        ("--fill-value inf", ["fill_value", "finite"]),
+        ("--on-error ignore", ["--on-error", "'ignore'", "'continue'"]),
+        ("--memory plenty", ["--memory", "'plenty'", "2GB"]),
+        ("--mask nowhere.h5", ["nowhere.h5"]),
         ("--overlap 12", ["overlap 12", "4 voxels", "[0, 1)"]),
         ("--overlap [[[", ["overlap '[[['", "[0, 1)"]),
         ("--overlap NaN", ["overlap nan", "[0, 1)"]),
@@ -326,7 +342,19 @@ def test_help_is_in_words_of_the_command_line(capsys):
 
 def test_help_is_quick():
     """It loads no torch, Qt or file formats."""
-    heavy = ("torch", "napari", "qtpy", "skimage", "scipy", "h5py", "tifffile", "pandas")
+    heavy = (
+        "torch",
+        "napari",
+        "qtpy",
+        "skimage",
+        "scipy",
+        "h5py",
+        "tifffile",
+        "zarr",
+        "tensorstore",
+        "dask",
+        "pandas",
+    )
     code = (
         "import sys\n"
         "from napari_seamless.cli import main\n"
@@ -587,32 +615,50 @@ def test_nan_in_the_input_is_named_with_its_place(files, capsys):
 def test_an_output_that_appears_meanwhile_is_kept_and_so_is_the_prediction(
     files, capsys, monkeypatch
 ):
-    (files / "kept").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(files / "kept"))
-    monkeypatch.setenv(
-        "STARTED", str(files / "out.h5")
-    )  # `Slow` makes this file at its second batch
+    out, part = files / "out.h5", files / "out.h5.run" / "part.h5"
+    monkeypatch.setenv("STARTED", str(out))  # `Slow` makes this file at its second batch
 
-    options = ["--output", str(files / "out.h5"), "--batch-size", "9"]
+    options = ["--output", str(out), "--batch-size", "9"]
     assert predict(files, *options, network="networks:Slow") == 1
     line = the_error(capsys)
     assert "appeared" in line
-    assert f"the prediction is kept in {files / 'kept'}" in line
+    assert f"the prediction is kept in {part}" in line
     assert "keeps" not in line
-    assert (files / "out.h5").read_bytes() == b""
+    assert out.read_bytes() == b""
+    with h5py.File(files / "volume.h5") as source, h5py.File(part) as kept:
+        np.testing.assert_allclose(kept["main"][0], 2.0 * source["raw"][...], rtol=1e-6)
+        assert kept["main"].attrs["status"] == "complete"
+    out.unlink()
+    networks.reset()
+    assert predict(files, *options, "--resume", network="networks:Slow") == 0
+    assert not part.parent.exists()
+    assert h5py.is_hdf5(out)
 
 
 def test_a_network_that_fails_later_exits_with_1_and_keeps_what_was_done(files, capsys):
-    code = predict(files, "--output", str(files / "out.h5"), network="networks:FailsLater")
+    out = files / "out.h5"
+    options = ["--output", str(out), "--batch-size", "3"]  # 12 batches: none only to foretell
+    code = predict(files, *options, network="networks:FailsLater")
 
     assert code == 1
     line = the_error(capsys)
     assert "can't allocate memory" in line
-    assert f"{files / 'out.h5'} keeps 2 of" in line
-    with h5py.File(files / "out.h5") as file:
+    assert f"{out} keeps 6 of" in line
+    with h5py.File(out) as file:
         assert file["main"].attrs["status"] == "failed"
-        assert int(file["main"].attrs["done"]) == 2
+        assert int(file["main"].attrs["done"]) == 6
         assert np.isfinite(file["main"][...]).any()
+
+
+def test_a_network_that_fails_while_the_run_is_foretold_exits_with_1_and_one_line(files, capsys):
+    done = run_program(files, "--output", str(files / "out.h5"), source=FAILS_AT_ITS_SECOND)
+
+    assert done.returncode == 1
+    errors = done.stderr.decode().splitlines()
+    assert sum("error: " in line and "device lost" in line for line in errors) == 1
+    assert not any("Traceback" in line for line in errors)
+    with h5py.File(files / "out.h5") as file:  # its first batch is kept
+        assert [file["main"].attrs[name] for name in ("status", "done")] == ["failed", 1]
 
 
 def test_a_patch_larger_than_the_volume_is_padded(files):
@@ -742,6 +788,15 @@ def run_program(folder, *options, source="import networks", stdout=subprocess.PI
     )
 
 
+FAILS_AT_ITS_SECOND = """
+import networks
+class Network(networks.Doubled):
+    def forward(self, image):
+        result = super().forward(image)
+        if len(networks.calls) == 2:
+            raise RuntimeError("device lost")
+        return result
+"""
 DOUBLED = "from networks import Doubled as Network\n"
 KILLED_AT_A_BATCH = """
 import os, signal, networks
@@ -753,8 +808,8 @@ class Network(networks.Doubled):
 """
 KILLED_WHILE_WRITING = """
 import os, signal
-from napari_seamless.io.steady_file import SteadyFile
-SteadyFile.sync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+from napari_seamless.io.journal import Journal
+Journal.record = lambda journal, chunk: os.kill(os.getpid(), signal.SIGKILL)
 from networks import Doubled as Network
 """
 

@@ -12,6 +12,7 @@ import torch
 
 import napari_seamless as ns
 import networks
+from napari_seamless.draining import rescue
 from napari_seamless.engine.errors import (
     ConfigError,
     ModelError,
@@ -116,26 +117,76 @@ def test_the_network_is_left_as_it_was(volume):
         assert torch.equal(value, before[name]), name
 
 
-def test_a_prediction_that_cannot_be_written_is_kept_elsewhere(volume, tmp_path, monkeypatch):
-    class Intruder(networks.Doubled):
-        """Puts a file where the prediction shall go, while it is made."""
+class Intruder(networks.Doubled):
+    """Puts a file where the prediction shall go, at a certain batch."""
 
-        def forward(self, image):
-            out.write_text("someone else's")
-            return super().forward(image)
+    def __init__(self, out, batch):
+        super().__init__()
+        self.out, self.batch = out, batch
 
-    out, elsewhere = tmp_path / "out.h5", tmp_path / "elsewhere"
+    def forward(self, image):
+        networks.calls.append(())
+        if len(networks.calls) == self.batch:
+            self.out.write_text("someone else's")
+        return image * self.factor
+
+
+def test_an_output_that_appears_before_the_first_batch_is_done_ends_the_run(volume, tmp_path):
+    networks.reset()
+    out = tmp_path / "out.h5"
+    with pytest.raises(OutputError, match=r"out\.h5 exists; pass --overwrite"):
+        predict(volume, Intruder(out, 1), output=out)
+
+    assert len(networks.calls) == 1
+    assert out.read_text() == "someone else's"
+    assert [each.name for each in tmp_path.iterdir()] == ["out.h5"]
+
+
+@pytest.mark.parametrize("suffix", ["h5", "tif"])
+def test_a_prediction_whose_place_is_taken_meanwhile_is_kept_beside_it(volume, tmp_path, suffix):
+    networks.reset()
+    out = tmp_path / f"out.{suffix}"
+    with pytest.raises(WriteError, match="appeared during the run and was not replaced") as caught:
+        predict(volume, Intruder(out, 3), output=out)
+
+    part = tmp_path / f"out.{suffix}.run" / f"part.{suffix}"
+    assert f"the prediction is kept in {part}" in str(caught.value)
+    assert out.read_text() == "someone else's"
+    np.testing.assert_allclose(read(part)["main"][0], 2 * volume, rtol=1e-6)
+    assert metadata(part)["status"] == "complete"
+    out.unlink()  # the remedy that the line names
+    networks.reset()
+    again = predict(volume, Intruder(out, 99), output=out, resume=True)
+    assert len(networks.calls) == 1  # the batch that tells how many channels there are
+    np.testing.assert_array_equal(read(out)["main"], again.array)
+    np.testing.assert_allclose(again.array[0], 2 * volume, rtol=1e-6)
+    assert [each.name for each in tmp_path.iterdir()] == [out.name]
+
+
+def test_what_is_done_of_one_open_chunk_is_kept_elsewhere_if_its_place_is_taken(
+    volume, tmp_path, monkeypatch
+):
+    """Nothing is finished yet, so there is nothing to resume; what there is goes elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
-    with pytest.raises(WriteError) as caught:
-        ns.predict(volume, Intruder(), CONFIG, out, progress=False)
+    networks.reset()
+    out = tmp_path / "out.h5"
+    run = ns.InferenceRun(volume, Intruder(out, 2), CONFIG, out)
+    assert [next(run).done, next(run).done] == [1, 2]
+    with pytest.raises(WriteError, match="appeared"):
+        run.close()
 
-    kept = next(elsewhere.iterdir())
-    assert caught.value.__notes__ == [f"the prediction is kept in {kept}"]
+    assert run.unwritten == [0]
+    note = rescue(0, run.files(0), run.metadata(0))
+    (kept,) = elsewhere.iterdir()
+    assert note == f"the prediction is kept in {kept}"
+    main = read(kept)["main"][0]
+    known = np.isfinite(main)
+    assert 0 < known.sum() < known.size
+    np.testing.assert_allclose(main[known], 2 * volume[known], rtol=1e-6)
+    assert [metadata(kept)[name] for name in ("status", "done")] == ["partial", 2]
     assert out.read_text() == "someone else's"
-    with h5py.File(kept) as file:
-        np.testing.assert_allclose(file["main"][0], 2 * volume, rtol=1e-6)
-        assert file["main"].attrs["status"] == "complete"
 
 
 def test_a_program_without_a_console_can_predict(volume, monkeypatch):
@@ -171,7 +222,7 @@ def test_labels_of_another_shape_are_refused_with_every_shape_that_fits(volume):
         predict(volume, config=settings(region=REGION), labels=np.zeros((5, 12, 12)))
 
     assert str(caught.value) == (
-        "labels volume 0 have shape (5, 12, 12); for the volume they must have (6, 12, 12) or, of "
+        "the labels have shape (5, 12, 12); for the volume they must have (6, 12, 12) or, of "
         "the region, (4, 9, 7) (Z, Y, X): crop or resample them"
     )
     assert networks.calls == []
@@ -211,7 +262,7 @@ def test_labels_of_several_channels_are_class_numbers_or_a_channel_each(volume):
     [
         (np.full((6, 12, 12), 2), "no metrics: the labels hold 2, and the prediction has 2"),
         (np.zeros((3, 6, 12, 12)), r"no metrics: .* the labels \(3, 6, 12, 12\)"),
-        (np.full((6, 12, 12), np.nan), "no metrics: volume 0 holds nan"),
+        (np.full((6, 12, 12), np.nan), "no metrics: the labels holds nan"),
     ],
 )
 def test_labels_that_cannot_be_compared_after_all_do_not_cost_the_prediction(volume, labels, said):
@@ -226,7 +277,7 @@ def test_labels_that_cannot_be_compared_after_all_do_not_cost_the_prediction(vol
 def test_labels_are_closed_even_if_those_of_another_volume_do_not_fit(volume, path):
     with (
         ns.InferenceRun([volume, volume], networks.Doubled(), CONFIG) as run,
-        pytest.raises(SourceError, match="labels volume 1 have shape"),
+        pytest.raises(SourceError, match="labels 1 have shape"),
     ):
         run.open_labels([f"{path}::labels", np.zeros((1, 2, 3))])
 

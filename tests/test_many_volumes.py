@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import h5py
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import napari_seamless as ns
 import networks
 from napari_seamless.cli import main
+from napari_seamless.draining import drain
 from napari_seamless.engine.errors import (
     ConfigError,
     ModelCallError,
@@ -22,7 +24,6 @@ from napari_seamless.engine.errors import (
     SourceError,
     WriteError,
 )
-from napari_seamless.inference import drain
 
 CONFIG = ns.InferenceConfig(patch_size=(4, 8, 8), normalization="none", device="cpu")
 SHAPES = [(6, 12, 12), (3, 20, 7), (9, 8, 15)]
@@ -263,20 +264,30 @@ def test_a_network_that_fails_on_one_volume_only_predicts_the_others(volumes, fi
     np.testing.assert_allclose(prediction.arrays[1 - bad][0], 2 * volumes[2], rtol=1e-6)
 
 
+IN_THE_WAY_OF_THE_SECOND = """
+import os, pathlib, networks
+class Network(networks.Doubled):
+    def forward(self, image):
+        if len(networks.calls) == 5:  # the last batch of the second volume
+            pathlib.Path(os.environ["OUT"]).touch()
+        return super().forward(image)
+"""
+
+
 def test_an_output_that_appears_meanwhile_is_kept_and_so_are_all_predictions(
     folder, volumes, capsys, monkeypatch
 ):
-    (folder / "kept").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder / "kept"))
-    monkeypatch.setenv("STARTED", str(folder / "out_1.h5"))  # `Slow` makes it at its second batch
-    code = command(folder, "--batch-size", "4", "--output-dtype", "uint8", network="networks:Slow")
+    (folder / "own.py").write_text(IN_THE_WAY_OF_THE_SECOND)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("OUT", str(folder / "out_1.h5"))
+    code = command(folder, "--batch-size", "2", "--output-dtype", "uint8", network="own:Network")
 
     assert code == 1
     (line,) = error_lines(capsys)
-    (kept,) = (folder / "kept").iterdir()
-    assert line == (
+    kept = folder / "out_1.h5.run" / "part.h5"
+    assert line.startswith(
         f"{folder / 'b.npy'} failed: {folder / 'out_1.h5'} appeared during the run and was not "
-        f"replaced: choose another name; the prediction is kept in {kept}"
+        f"replaced: move it away and resume, the prediction is kept in {kept}"
     )
     assert (folder / "out_1.h5").read_bytes() == b""
     with h5py.File(kept) as file:  # as it would have been written
@@ -291,40 +302,63 @@ def test_an_output_that_appears_meanwhile_is_kept_and_so_are_all_predictions(
 def test_predictions_of_two_runs_that_cannot_be_written_do_not_replace_each_other(
     volumes, tmp_path, monkeypatch
 ):
+    """Nothing of them is finished, so what there is goes elsewhere."""
     (tmp_path / "kept").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "kept"))
     for name in ("x", "y"):
         run = run_of(volumes[0], output=tmp_path / f"{name}.h5")
+        next(run)
         (tmp_path / f"{name}.h5").touch()
+        run.cancel()
         with run, pytest.raises(WriteError, match="appeared"):
             drain(run, progress=False)
 
     assert len(os.listdir(tmp_path / "kept")) == 2
 
 
-def test_a_file_size_limit_fails_the_large_volume_and_spares_the_small(tmp_path, monkeypatch):
+@contextmanager
+def files_limited_to(nbytes):
     """A failing write as any user can have it: the quota of a shell, `ulimit -f`."""
     resource = pytest.importorskip("resource", reason="needs RLIMIT_FSIZE")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    large, small = np.ones((8, 128, 128), np.float32), np.ones((4, 8, 8), np.float32)
-    config = ns.InferenceConfig(patch_size=(8, 64, 64), normalization="none", device="cpu")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
     try:
-        with pytest.warns(RuntimeWarning, match="out_0.h5 could not be written: File too large"):
-            prediction = predict([large, small], config=config, output=tmp_path / "out_{vol_id}.h5")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    assert isinstance(prediction.failures[0], WriteError)
-    (note,) = prediction.failures[0].__notes__
-    assert note.startswith("it could not be kept elsewhere either")
-    np.testing.assert_allclose(prediction.arrays[0], 2, rtol=1e-6)  # memory has it all the same
+
+def test_a_file_size_limit_refuses_the_large_volume_and_spares_the_small(tmp_path):
+    large, small = np.ones((8, 128, 128), np.float32), np.ones((4, 8, 8), np.float32)
+    config = ns.InferenceConfig(patch_size=(8, 64, 64), normalization="none", device="cpu")
+    networks.reset()
+    said = "volume 0 failed: output .*out_0.h5 cannot be written: File too large"
+    with files_limited_to(200_000), pytest.warns(RuntimeWarning, match=said):
+        prediction = predict([large, small], config=config, output=tmp_path / "out_{vol_id}.h5")
+
+    assert isinstance(prediction.failures[0], OutputError)
+    assert len(networks.calls) == 1 + 1  # the room for the file is taken before the run goes on
     assert os.listdir(tmp_path) == ["out_1.h5"]
+    np.testing.assert_allclose(prediction.arrays[1], 2, rtol=1e-6)
+
+
+def test_a_chunk_that_exceeds_the_file_size_limit_fails_its_volume_only(tmp_path):
+    random = np.random.default_rng(0)
+    large, small = random.random((8, 128, 128), np.float32), np.ones((4, 8, 8), np.float32)
+    config = ns.InferenceConfig(patch_size=(8, 64, 64), normalization="none", device="cpu")
+    said = "out_0.zarr could not be written: File too large"
+    with files_limited_to(200_000), pytest.warns(RuntimeWarning, match=said):
+        prediction = predict([large, small], config=config, output=tmp_path / "out_{vol_id}.zarr")
+
+    assert isinstance(prediction.failures[0], WriteError)
+    np.testing.assert_allclose(prediction.arrays[1], 2, rtol=1e-6)
+    networks.reset()
+    again = predict(large, config=config, output=tmp_path / "out_0.zarr", resume=True)
+    np.testing.assert_allclose(again.array[0], 2 * large, rtol=1e-6)
 
 
 def test_a_network_error_and_a_failing_write_are_both_said_and_the_patches_are_kept(
-    volumes, tmp_path, monkeypatch
+    volumes, tmp_path
 ):
     class Breaks(networks.Doubled):
         """Fails at its third batch, with a file in the way of what it had."""
@@ -336,15 +370,16 @@ def test_a_network_error_and_a_failing_write_are_both_said_and_the_patches_are_k
                 raise RuntimeError("device lost")
             return super().forward(image)
 
-    (tmp_path / "kept").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "kept"))
     with pytest.warns(RuntimeWarning, match="device lost.*appeared.*is kept in"):
         prediction = predict(volumes[:2], Breaks(), output=tmp_path / "out_{vol_id}.h5")
 
     assert list(prediction.failures) == [0]
-    (kept,) = (tmp_path / "kept").iterdir()
-    with h5py.File(kept) as file:
-        assert (file["main"].attrs["status"], file["main"].attrs["done"]) == ("failed", 2)
+    with h5py.File(tmp_path / "out_0.h5.run" / "part.h5") as file:
+        main, attributes = file["main"][0], dict(file["main"].attrs)
+    assert (attributes["status"], attributes["done"]) == ("failed", 2)
+    known = np.isfinite(main)
+    assert 0 < known.sum() < known.size
+    np.testing.assert_allclose(main[known], 2 * volumes[0][known], rtol=1e-6)
 
 
 # ------------------------------------------------------------------------------ all fail
@@ -410,7 +445,7 @@ def test_cancel_in_the_second_of_three_keeps_the_first_and_part_of_the_second(vo
                 run.cancel()
 
     assert (run.status, run.done, run.failures) == ("partial", 11, {})
-    assert sorted(os.listdir(tmp_path)) == ["out_0.h5", "out_1.h5"]
+    assert sorted(os.listdir(tmp_path)) == ["out_0.h5", "out_1.h5", "out_1.h5.run"]
     assert_doubled(tmp_path / "out_0.h5", volumes[0])
     with h5py.File(tmp_path / "out_1.h5") as file:
         attributes, main = dict(file["main"].attrs), file["main"][0]
@@ -448,27 +483,32 @@ def test_ctrl_c_ends_the_whole_run(volumes, tmp_path):
         predict(volumes, Interrupts(), output=tmp_path / "out_{vol_id}.h5")
 
     assert len(networks.calls) == 3
-    assert os.listdir(tmp_path) == ["out_0.h5"]
+    assert sorted(os.listdir(tmp_path)) == ["out_0.h5", "out_0.h5.run"]
     with h5py.File(tmp_path / "out_0.h5") as file:
         assert (file["main"].attrs["status"], file["main"].attrs["done"]) == ("partial", 3)
 
 
-def test_ctrl_c_whose_partial_result_cannot_be_written_ends_the_whole_run(
-    volumes, tmp_path, monkeypatch
-):
+def test_ctrl_c_whose_partial_result_cannot_be_written_ends_the_whole_run(volumes, tmp_path):
     class InTheWay(Interrupts):
         def forward(self, image):
-            (tmp_path / "out_0.h5").touch()
+            if len(networks.calls) == 3:
+                (tmp_path / "out_0.h5").touch()
             return super().forward(image)
 
-    (tmp_path / "kept").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "kept"))
+    InTheWay.__name__ = "Doubled"  # another network would not go on with it
     with pytest.raises(WriteError, match="appeared") as caught:
         predict(volumes, InTheWay(), output=tmp_path / "out_{vol_id}.h5")
 
     assert len(networks.calls) == 3  # no other volume was begun
-    (kept,) = (tmp_path / "kept").iterdir()
-    assert caught.value.__notes__ == [f"the prediction is kept in {kept}"]
+    assert caught.value.__notes__ == [
+        "what is finished of 3 of 8 patches is kept; mend that, and resume"
+    ]
+    (tmp_path / "out_0.h5").unlink()
+    with pytest.raises(OutputError, match=r"out_0\.h5: an unfinished run is there; pass --resume"):
+        predict(volumes, output=tmp_path / "out_{vol_id}.h5")
+    predict(volumes, output=tmp_path / "out_{vol_id}.h5", resume=True)
+    for vol_id, volume in enumerate(volumes):
+        assert_doubled(tmp_path / f"out_{vol_id}.h5", volume)
 
 
 def test_leaving_a_run_in_the_first_of_two_volumes_says_that_it_cannot_be_written(
@@ -627,7 +667,7 @@ def test_ctrl_c_in_the_second_volume_exits_with_130_and_keeps_what_there_is(fold
     assert "cancelling after this batch" in done.stderr
     facts = json.loads(done.stdout)
     assert (facts["status"], facts["patches"]) == ("partial", 10)
-    assert outputs_in(folder) == ["out_a.h5", "out_b.h5"]
+    assert outputs_in(folder) == ["out_a.h5", "out_b.h5", "out_b.h5.run"]
     assert_doubled(folder / "out_a.h5", volumes[0])
     with h5py.File(folder / "out_b.h5") as file:
         assert (file["main"].attrs["status"], file["main"].attrs["done"]) == ("partial", 2)

@@ -7,7 +7,18 @@ import pytest
 
 import napari_seamless as ns
 
-HEAVY = ("torch", "napari", "qtpy", "PyQt6", "magicgui", "h5py", "tifffile")
+HEAVY = (
+    "torch",
+    "napari",
+    "qtpy",
+    "PyQt6",
+    "magicgui",
+    "h5py",
+    "tifffile",
+    "zarr",
+    "tensorstore",
+    "dask",
+)
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -7,20 +7,20 @@ import argparse
 import json
 import math
 import os
-import re
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
-from napari_seamless import __version__
-from napari_seamless.engine.config import InferenceConfig, json_object
+from napari_seamless.arguments import PROGRAM, UNUSABLE, checkpoint_of, parse, settings_of
+from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
+    ConfigError,
+    EndedError,
     SeamlessError,
-    SourceError,
     UnusableInputError,
     WriteError,
     one_line,
@@ -28,14 +28,14 @@ from napari_seamless.engine.errors import (
 from napari_seamless.metrics import METRIC_NAMES
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
+    from napari_seamless.cluster import ClusterRun
+    from napari_seamless.engine.forecast import Forecast
     from napari_seamless.engine.run import Run
     from napari_seamless.engine.source import Source
     from napari_seamless.inference import InferenceRun
+    from napari_seamless.models import LoadedModel
 
-DONE, FAILED, UNUSABLE, CANCELLED = 0, 1, 2, 130
-PROGRAM = "napari-seamless"
+DONE, FAILED, CANCELLED = 0, 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    options = _parser().parse_args(arguments)
+    options = parse(arguments, predict=_predict, inspect=_inspect, evaluate=_evaluate, demo=_demo)
     try:
         return int(options.command(options))
     except (SeamlessError, MemoryError) as error:
@@ -62,36 +62,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    settings = _settings(options)
+    settings = settings_of(options)
     if "patch_size" in settings:
         InferenceConfig(**settings)  # what is wrong in itself is said before torch is loaded
-    checkpoint = _checkpoint(options)
-    from napari_seamless.inference import InferenceRun
+    checkpoint = checkpoint_of(options)
     from napari_seamless.models import load_model
 
     model = load_model(options.checkpoint, **checkpoint)
     config = model.config(**settings)
     _say_taken(model.report.settings, settings)
-    with InferenceRun(
-        options.input, model, config, options.output, overwrite=options.overwrite
-    ) as run:
+    with _open_run(options, model, config) as run:
         truth = run.open_labels(options.labels) if options.labels else None
         return _finish(run, truth, options.json)
 
 
+def _open_run(
+    options: argparse.Namespace, model: "LoadedModel", config: InferenceConfig
+) -> "InferenceRun":
+    """Return the run that was asked for, here or on a cluster."""
+    cluster = options.scheduler if options.workers is None else options.workers
+    common: dict[str, Any] = {
+        "overwrite": options.overwrite,
+        "resume": options.resume,
+        "mask": options.mask,
+    }
+    if cluster is None:
+        from napari_seamless.inference import InferenceRun
+
+        return InferenceRun(
+            options.input, model, config, options.output, memory=options.memory, **common
+        )
+    if options.memory is not None:
+        raise ConfigError("memory is of a run in this process; leave it out with workers")
+    return _cluster_run()(options.input, model, config, options.output, cluster, **common)
+
+
+def _cluster_run() -> "type[ClusterRun]":
+    try:
+        from napari_seamless.cluster import ClusterRun
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"workers need the package {error.name}: pip install 'napari-seamless[cluster]'"
+        ) from error
+    return ClusterRun
+
+
 def _finish(run: "InferenceRun", truth: "list[Source] | None", as_json: bool) -> int:
     """Drain a run, say what came of it, and return the exit code."""
-    from napari_seamless.inference import drain, failure_lines
+    from napari_seamless.draining import drain, failure_lines, unreadable_lines
 
     broken: SeamlessError | None = None
+    forecast: Forecast | None = None
     began = time.perf_counter()
     try:
         with _cancelled_by_ctrl_c(run):
+            forecast = _foretold(run)
             drain(run)
     except SeamlessError as error:
         broken = error
     facts = _summary(run, time.perf_counter() - began)
-    lines = failure_lines(run)
+    if forecast is not None:
+        facts["forecast"] = forecast.facts
+    lines = [*unreadable_lines(run), *failure_lines(run)]
+    if broken is not None and broken not in run.failures.values():  # of the forecast
+        lines.append(one_line(broken))
     try:
         if truth is not None and run.done and broken is None:
             facts |= run.scores(truth)
@@ -102,7 +136,19 @@ def _finish(run: "InferenceRun", truth: "list[Source] | None", as_json: bool) ->
             _complain(line)
     if broken is not None:
         return _exit_code(broken)
-    return {"complete": DONE, "failed": FAILED}.get(run.status, CANCELLED)
+    if run.status == "complete":
+        return FAILED if lines else DONE
+    return FAILED if run.status == "failed" else CANCELLED
+
+
+def _foretold(run: "InferenceRun") -> "Forecast | None":
+    """Say on standard error what the run will take, before it goes on; None if it was cancelled."""
+    try:
+        forecast = run.forecast()
+    except EndedError:
+        return None
+    print(f"{PROGRAM}: {forecast}", file=sys.stderr)
+    return forecast
 
 
 def _summary(run: "InferenceRun", seconds: float) -> dict[str, Any]:
@@ -112,7 +158,7 @@ def _summary(run: "InferenceRun", seconds: float) -> dict[str, Any]:
         "patches": run.done,
         "redundancy": round(run.plan.redundancy, 2),
         "of": run.total,
-        "output": [str(run.paths[vol_id]) for vol_id in sorted(run.written)],
+        "output": [*dict.fromkeys(str(run.paths[vol_id]) for vol_id in sorted(run.written))],
         "seconds": round(seconds, 2),
         "voxels_per_second": round(voxels * run.done / run.total / seconds),
     }
@@ -173,7 +219,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    checkpoint = _checkpoint(options)
+    checkpoint = checkpoint_of(options)
     from napari_seamless.models import inspect_checkpoint
 
     report = inspect_checkpoint(options.checkpoint, **checkpoint)
@@ -187,49 +233,11 @@ def _demo(options: argparse.Namespace) -> int:
     return show_demo(Path(options.folder))
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Settings of `--config`, overruled by those given one by one."""
-    given = {
-        name: getattr(options, name)
-        for name in InferenceConfig.model_fields
-        if hasattr(options, name)
-    }
-    if options.config is None:
-        return given
-    return {**json_object(_text_of(options.config, "--config"), "--config"), **given}
-
-
-def _checkpoint(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what is said of the checkpoint, by the names of `load_model`."""
-    return {
-        "architecture": options.architecture,
-        "arguments": _json_object(options.arguments, "--arguments"),
-        "trust": options.trust,
-        "weights": options.weights,
-    }
-
-
 def _say_taken(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Say on standard error which settings come from the checkpoint."""
     taken = [f"{name} {value}" for name, value in known.items() if name not in given]
     if taken:
         print(f"taken from the checkpoint: {', '.join(taken)}", file=sys.stderr)
-
-
-def _json_object(text: str | None, option: str) -> dict[str, Any] | None:
-    """Return a JSON object given as text, or in the file that the text names."""
-    if text is None:
-        return None
-    if text.lstrip()[:1] not in ("{", "["):
-        text = _text_of(text, option)
-    return json_object(text, option)
-
-
-def _text_of(path: str, option: str) -> str:
-    try:
-        return Path(os.path.expanduser(path)).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{option} {path!r} cannot be read: {one_line(error)}") from None
 
 
 @contextmanager
@@ -254,162 +262,3 @@ def _exit_code(error: BaseException) -> int:
 
 def _complain(line: str) -> None:
     print(f"{PROGRAM}: error: {line}", file=sys.stderr)
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line."""
-
-    def error(self, message: str) -> NoReturn:
-        if message.endswith("expected one argument"):
-            message += " (one that begins with - like this: --mean-std=-1,2)"
-        self.exit(UNUSABLE, f"{PROGRAM}: error: {message}; see {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(PROGRAM, description="Blended sliding-window inference on image volumes.")
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_predict(commands)
-    _add_inspect(commands)
-    _add_evaluate(commands)
-    _add_demo(commands)
-    return parser
-
-
-def _add_predict(commands: Any) -> None:
-    predict = commands.add_parser("predict", help="run a network over volumes", allow_abbrev=False)
-    predict.set_defaults(command=_predict)
-    predict.add_argument(
-        "input",
-        metavar="INPUT",
-        nargs="+",
-        help="volume: FILE.h5::dataset, .tif or .npy; (Z, Y, X) or (C, Z, Y, X)",
-    )
-    _add_checkpoint(predict, "--checkpoint", required=True)
-    predict.add_argument(
-        "--output",
-        required=True,
-        help="OUT.h5 (dataset main) or OUT.tif; for several volumes with {name} or {vol_id} in "
-        "it, or a folder",
-    )
-    predict.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    predict.add_argument(
-        "--labels", nargs="+", help="truth (Z, Y, X) of each volume to score against, like INPUT"
-    )
-    predict.add_argument("--config", help="JSON file with settings; options given here overrule it")
-    predict.add_argument("--json", action="store_true", help="print the summary as JSON")
-    settings = predict.add_argument_group(
-        "settings",
-        "Numbers for several axes or channels are separated by commas, 8,128,128, or are JSON, "
-        "[[1, 0, 0], null].",
-    )
-    for name, field in InferenceConfig.model_fields.items():
-        _add_setting(settings, name, field)
-
-
-def _add_setting(parser: Any, name: str, field: "FieldInfo") -> None:
-    """Add the option of a setting; without it, the options have no attribute of its name."""
-    kind: Any = field.annotation
-    given: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help_on(field)}
-    if kind is bool:
-        given["action"] = argparse.BooleanOptionalAction
-    elif get_origin(kind) is Literal:
-        given["choices"] = get_args(kind)
-    else:
-        is_text = kind in (str, str | None)
-        given |= {"type": str if is_text else _value, "metavar": "VALUE"}
-    parser.add_argument(_option(name), **given)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _help_on(field: "FieldInfo") -> str:
-    """Return what a setting is and its default, in words of the command line."""
-
-    def quoted(match: re.Match[str]) -> str:
-        name, is_off, _ = match[1].partition("=False")
-        if name not in InferenceConfig.model_fields:
-            return match[1]
-        return _option(f"no_{name}" if is_off else name)
-
-    text = re.sub("`(.*?)`", quoted, " ".join((field.description or "").split()))
-    text = text.replace("None", "null")  # as JSON calls it
-    default = field.get_default(call_default_factory=True)
-    if isinstance(default, bool):
-        text += f" (default: {'on' if default else 'off'})"
-    elif not field.is_required() and default not in (None, (), {}):
-        shown = default if isinstance(default, tuple) else (default,)
-        text += f" (default: {','.join(map(str, shown))})"
-    return text.replace("%", "%%")
-
-
-def _add_inspect(commands: Any) -> None:
-    inspect = commands.add_parser("inspect", help="say what is in a checkpoint, and what fits")
-    inspect.set_defaults(command=_inspect)
-    _add_checkpoint(inspect, "checkpoint", metavar="CHECKPOINT")
-    inspect.add_argument("--json", action="store_true", help="print the report as JSON")
-
-
-def _add_evaluate(commands: Any) -> None:
-    evaluate = commands.add_parser("evaluate", help="score a prediction against labels")
-    evaluate.set_defaults(command=_evaluate)
-    evaluate.add_argument("prediction", metavar="PREDICTION", help="a path like FILE.h5::main")
-    evaluate.add_argument("labels", metavar="LABELS", help="a path like FILE.h5::labels")
-    evaluate.add_argument(
-        "--threshold",
-        type=float,
-        default=0.5,
-        help="foreground is above it; in the units of the prediction before it was saved",
-    )
-    evaluate.add_argument(
-        "--kind",
-        choices=("probability", "segmentation"),
-        help="what the prediction is; by default integers of more than two values are instances",
-    )
-    evaluate.add_argument("--json", action="store_true", help="print the scores as JSON")
-
-
-def _add_demo(commands: Any) -> None:
-    demo = commands.add_parser(
-        "demo", help="the demo volume and checkpoint, in napari or on a virtual screen"
-    )
-    demo.set_defaults(command=_demo)
-    demo.add_argument("--folder", default="seamless-demo", help="where files go without a screen")
-
-
-def _add_checkpoint(parser: argparse.ArgumentParser, name: str, **kwargs: Any) -> None:
-    parser.add_argument(
-        name,
-        help="TorchScript, torch.export .pt2, a state dict (.pt, .pth, .ckpt, .safetensors), ONNX, "
-        "a MONAI bundle, a bioimage.io package or an nnU-Net folder",
-        **kwargs,
-    )
-    parser.add_argument(
-        "--architecture",
-        metavar="NAME",
-        help="network of a state dict: MODULE:CLASS, or a network of MONAI by its name; without it "
-        "the file is asked, then some are guessed",
-    )
-    parser.add_argument("--arguments", metavar="JSON", help="its arguments: JSON, or a JSON file")
-    parser.add_argument(
-        "--weights", metavar="NAME", help="which of several sets of weights; see inspect"
-    )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="run code that is in the checkpoint, which can do anything that you can",
-    )
-
-
-def _value(text: str) -> Any:
-    """Return what a setting's text stands for: JSON, or values separated by commas.
-
-    What it cannot be, the settings say themselves.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):  # a number may also be too long
-        is_json = text.lstrip()[:1] in ("[", "{")
-        return text if is_json or "," not in text else [_value(part) for part in text.split(",")]

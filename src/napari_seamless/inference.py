@@ -1,10 +1,5 @@
 """Where the rooms meet: what a caller names (paths, arrays, checkpoints) becomes an engine run."""
 
-import os
-import re
-import secrets
-import sys
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,28 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
 
+from napari_seamless.draining import drain, failure_lines, unreadable_lines
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
     ModelError,
-    OutputError,
     SeamlessError,
     SourceError,
     one_line,
 )
 from napari_seamless.engine.grid import Box
+from napari_seamless.engine.results import Volume
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import Source, part_of, read_patch, spatial_shape
 from napari_seamless.engine.volume_plan import VolumePlan
-from napari_seamless.io.sources import open_sources
-from napari_seamless.io.stores import open_store, versions
+from napari_seamless.io.stores import versions
 from napari_seamless.metrics import SLAB_VOXELS, VoxelMetrics, component_metrics
 from napari_seamless.models import LoadedModel, ModelReport, load_model
 from napari_seamless.models.reporting.suitability import unsuitable
+from napari_seamless.volumes import (
+    listed,
+    network_identity,
+    open_volumes,
+    refuse_input_as_output,
+)
 
 PathLike = str | Path
 
@@ -46,9 +45,11 @@ class Prediction:
     Attributes
     ----------
     outputs : tuple of dict
-        For each volume, by vol_id, arrays (C, Z, Y, X) by name: "main", the prediction; "spread",
-        its standard deviation over variants, and "labels", if asked for; "heads/NAME", the heads
-        of the network that are not shown. NaN where a volume that failed was not predicted.
+        For each volume, by vol_id, array-likes (C, Z, Y, X) by name; numpy arrays where they fit
+        the memory budget, otherwise read from the output when they are indexed. "main", the
+        prediction; "spread", its standard deviation over variants, and "labels", if asked for;
+        "heads/NAME", the heads of the network that are not shown. NaN where a volume that failed
+        was not predicted.
     metrics : dict or None
         Scores against the labels, if labels were given and fit; see `metrics.VoxelMetrics`. Of
         several volumes, those of all voxels together that were predicted.
@@ -56,7 +57,7 @@ class Prediction:
         What went wrong with which of several volumes, by vol_id.
     """
 
-    outputs: tuple[dict[str, NDArray[Any]], ...]
+    outputs: tuple[dict[str, Volume], ...]
     metrics: dict[str, float] | None = None
     failures: Mapping[int, SeamlessError] = field(default_factory=dict)
 
@@ -68,12 +69,12 @@ class Prediction:
         return f"Prediction({shapes}, metrics={self.metrics}, failures={dict(self.failures)})"
 
     @property
-    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+    def arrays(self) -> tuple[Volume, ...]:
         """The prediction of each volume, float32 (C, Z, Y, X), by vol_id."""
         return tuple(outputs["main"] for outputs in self.outputs)
 
     @property
-    def array(self) -> NDArray[np.float32]:
+    def array(self) -> Volume:
         """The prediction of the first (or only) volume, float32 (C, Z, Y, X)."""
         return self.arrays[0]
 
@@ -83,19 +84,39 @@ class InferenceRun(Run):
 
     Parameters
     ----------
-    source : path, array-like, or a list of them
-        Volumes (Y, X), (Z, Y, X) or (C, Z, Y, X). Paths: "FILE.h5::dataset", ".tif", ".npy".
+    source : path, URL, array-like, or a list of them
+        Volumes (Y, X), (Z, Y, X) or (C, Z, Y, X), or series (T, C, Z, Y, X), each time point of
+        which is a volume. "FILE.h5::dataset", ".zarr", ".n5", ".tif", ".npy", a folder of planes:
+        all that `io.sources.open_source` lists.
     model : path, LoadedModel or torch.nn.Module
         A network that takes (B, C, Z, Y, X) float32 and returns (B, C', Z, Y, X); see
         `InferenceConfig` for 2-D ones, several heads and other resolutions.
     config : InferenceConfig
         The settings.
     output : path, optional
-        ".h5" (dataset "main") or ".tif"; written when its volume ends, partial results marked so.
-        For several volumes "{name}" or "{vol_id}" stands for the name of each, or its number; a
-        folder stands for "{name}.h5" in it.
+        ".zarr" (OME-Zarr), ".h5" (dataset "main") or ".tif". Chunks are written as they are
+        finished; however the run ends, the output says how far it came. For several volumes
+        "{name}" or "{vol_id}" stands for the name of each, or its number; a folder stands for
+        "{name}.h5" in it. The time points of a series go to one output (T, C, Z, Y, X).
     overwrite : bool
         Replace an output that exists.
+    resume : bool
+        Go on with the run that was left at `output`: cancelled, failed or killed. It must have had
+        the same input, network and settings. If there is none, start anew.
+    mask : path, array-like, or a list with one per volume, optional
+        As large as the volume: patches that contribute to no voxel of it that is not 0 are not
+        run; see `fill_value` of the settings.
+    memory : int, optional
+        Bytes for chunks of the source, open sums and finished voxels; a quarter of the free memory
+        by default. What does not fit is read again, or put on the disk, beside the output or in
+        the folder for temporary files.
+
+    Attributes
+    ----------
+    paths : tuple of Path
+        The output of each volume; empty without one.
+    inputs : tuple of int
+        To which input each volume belongs: the time points of a series are volumes.
 
     Raises
     ------
@@ -117,22 +138,36 @@ class InferenceRun(Run):
         output: PathLike | None = None,
         *,
         overwrite: bool = False,
+        resume: bool = False,
+        mask: Any = None,
+        memory: int | None = None,
     ) -> None:
-        inputs = source if isinstance(source, (list, tuple)) else [source]
+        if memory is not None and not (isinstance(memory, int) and memory >= 0):
+            raise ConfigError(f"memory {memory!r} is no number of bytes; give an integer from 0 on")
         with ExitStack() as opened:
-            sources = open_sources(source)
-            for each, original in zip(sources, inputs, strict=True):
-                if each is not original:  # a Source that was handed in stays the caller's
-                    opened.callback(each.close)
-            self.paths = (
-                [] if output is None else output_paths(output, [source.name for source in sources])
+            volumes = open_volumes(source, mask, config, opened)
+            module, provenance = _network(model, config, volumes.sources)
+            volumes = volumes.with_outputs(
+                output,
+                [*listed(source), *([] if mask is None else listed(mask)), model],
+                overwrite,
+                resume,
             )
-            for path in self.paths:
-                refuse_input_as_output(path, [*inputs, model])
-            stores = [open_store(path, overwrite=overwrite) for path in self.paths]
-            module, provenance = _network(model, config, sources)
-            facts = {"versions": versions(), **provenance}
-            super().__init__(sources, module, config, stores, facts)
+            identity = network_identity(module, provenance) if volumes.stores else {}
+            self.paths, self.inputs = volumes.paths, volumes.inputs
+            self._stores = volumes.stores
+            self._truth: Sequence[Source] = ()
+            self._scores: dict[int, dict[str, float]] = {}
+            super().__init__(
+                volumes.sources,
+                module,
+                config,
+                volumes.stores,
+                {"versions": versions(), **provenance},
+                masks=volumes.masks,
+                identities=volumes.identities(identity) if volumes.stores else (),
+                memory=memory,
+            )
             self._opened = opened.pop_all()
 
     def open_labels(self, labels: Any) -> list[Source]:
@@ -147,7 +182,7 @@ class InferenceRun(Run):
         Returns
         -------
         list of Source
-            Closed with the run.
+            Closed with the run. Metrics are written to the outputs from now on.
 
         Raises
         ------
@@ -158,20 +193,20 @@ class InferenceRun(Run):
         OutputError
             If one would be replaced by the prediction.
         """
-        several = labels if isinstance(labels, (list, tuple)) else [labels]
-        if len(several) != len(self.plan.volumes):
-            raise ConfigError(
-                f"labels are {len(several)} for {len(self.plan.volumes)} volumes; give one each"
-            )
-        for path in self.paths:
-            refuse_input_as_output(path, several)
-        sources = open_sources(several)
-        for source, original in zip(sources, several, strict=True):
-            if source is not original:
-                self._opened.callback(source.close)
-        for source, volume in zip(sources, self.plan.volumes, strict=True):
-            _check_labels(source, volume)
-        return sources
+        with ExitStack() as opened:
+            truth = open_volumes(labels, None, self.plan.config, opened, "labels")
+            if len(truth.sources) != len(self.plan.volumes):
+                raise ConfigError(
+                    f"labels are {len(truth.sources)} for {len(self.plan.volumes)} volumes; "
+                    "give one each"
+                )
+            for path in self.paths:
+                refuse_input_as_output(path, listed(labels))
+            for source, volume in zip(truth.sources, self.plan.volumes, strict=True):
+                _check_labels(source, volume)
+            self._opened.enter_context(opened.pop_all())
+        self._truth = truth.sources
+        return list(truth.sources)
 
     def scores(self, labels: Sequence[Source]) -> dict[str, float]:
         """Return the metrics of what is predicted so far; see `open_labels`.
@@ -179,18 +214,56 @@ class InferenceRun(Run):
         Over all voxels of all volumes. Of a single volume whose labels are instances, also those of
         the connected parts of its foreground; see `metrics.component_metrics`.
         """
-        threshold = self.plan.config.threshold
-        metrics = VoxelMetrics(threshold)
-        for vol_id, source in enumerate(labels):
-            if not self.progress(vol_id)[0]:
-                continue
-            volume, live = self.plan.volumes[vol_id], self.live[vol_id]
-            is_whole = spatial_shape(source) == volume.whole
-            truth = part_of(source, volume.origin if is_whole else (0, 0, 0), volume.grid.shape)
-            for slab in Box.of_shape(volume.grid.shape).slabs(SLAB_VOXELS):
-                metrics.update(live[:, *slab.slices], read_patch(truth, slab, "constant"))
+        known = [vol_id for vol_id in range(len(labels)) if self.progress(vol_id)[0]]
+        if len(labels) == 1 and 0 in self._scores and labels[0] is self._truth[0]:
+            return self._scores[0]
+        metrics = VoxelMetrics(self.plan.config.threshold)
+        for vol_id in known:
+            self._compare(vol_id, labels[vol_id], metrics)
         scores = metrics.compute()
-        return scores | component_metrics(live, truth, threshold) if len(labels) == 1 else scores
+        if len(labels) == 1:
+            truth = self._truth_of(0, labels[0])
+            scores |= component_metrics(self.live[0], truth, self.plan.config.threshold)
+        return scores
+
+    def _compare(self, vol_id: int, labels: Source, metrics: VoxelMetrics) -> None:
+        """Add what is predicted of a volume to metrics, a few planes at a time."""
+        live, truth = self.live[vol_id], self._truth_of(vol_id, labels)
+        for slab in Box.of_shape(self.plan.volumes[vol_id].grid.shape).slabs(SLAB_VOXELS):
+            metrics.update(live[:, *slab.slices], read_patch(truth, slab, "constant"))
+
+    def _truth_of(self, vol_id: int, labels: Source) -> Source:
+        """Return the labels of just what is predicted."""
+        volume = self.plan.volumes[vol_id]
+        is_whole = spatial_shape(labels) == volume.whole
+        return part_of(labels, volume.origin if is_whole else (0, 0, 0), volume.grid.shape)
+
+    def _closing_facts(self, vol_id: int) -> dict[str, Any]:
+        """Return the metrics of a volume, which go into its output."""
+        if not self._truth or not self.progress(vol_id)[0]:
+            return {}
+        metrics = VoxelMetrics(self.plan.config.threshold)
+        try:
+            self._compare(vol_id, self._truth[vol_id], metrics)
+            scores = metrics.compute()
+            if len(self._truth) == 1:
+                truth = self._truth_of(vol_id, self._truth[vol_id])
+                scores |= component_metrics(self.live[0], truth, self.plan.config.threshold)
+        except SourceError:  # `scores` says so
+            return {}
+        self._scores[vol_id] = scores
+        return {"metrics": {name: float(value) for name, value in scores.items()}}
+
+    def _keep(self, vol_id: int) -> None:
+        """Keep a volume; with the last of a series, also say that some were not begun."""
+        super()._keep(vol_id)
+        series = [each for each, path in enumerate(self.paths) if path == self.paths[vol_id]]
+        if not self.written.intersection(series):
+            return
+        if vol_id == series[-1] or self._interrupted:
+            for other in sorted({*series} - self.written):
+                self._statuses.setdefault(other, "partial")
+                self._stores[other].finish(self.metadata(other))
 
     def close(self) -> None:
         """End the run now if it has not ended, and close the sources; results stay readable."""
@@ -208,18 +281,18 @@ def predict(
     progress: bool = True,
     *,
     overwrite: bool = False,
+    mask: Any = None,
+    memory: int | None = None,
 ) -> Prediction:
     """Run a network over whole volumes, blended, and return the prediction.
 
     Parameters
     ----------
-    source, model, config, output, overwrite
+    source, model, config, output, resume, overwrite, mask, memory
         As in `InferenceRun`.
     labels : path or array-like, or a list with one per volume, optional
         Truth (Z, Y, X), foreground where nonzero; for a prediction of several channels as many
         channels, or class numbers. Gives `metrics`.
-    resume : bool
-        Go on with a run that was cut off. Not possible yet: true is refused.
     progress : bool
         Show a progress bar on standard error.
 
@@ -237,66 +310,41 @@ def predict(
         If the network or the disk fails later; with an output, what was done is kept there as a
         partial result. Of several volumes, only if all fail.
     """
-    if resume:
-        raise ConfigError("resume=True is not possible yet; leave it out to start anew")
-    with InferenceRun(source, model, config, output, overwrite=overwrite) as run:
+    with InferenceRun(
+        source,
+        model,
+        config,
+        output,
+        overwrite=overwrite,
+        resume=resume,
+        mask=mask,
+        memory=memory,
+    ) as run:
         truth = None if labels is None else run.open_labels(labels)
         drain(run, progress)
-        for line in failure_lines(run):
+        for line in [*unreadable_lines(run), *failure_lines(run)]:
             warnings.warn(line, RuntimeWarning, stacklevel=2)
         metrics = None
         try:
             metrics = None if truth is None else run.scores(truth)
         except SourceError as error:  # the prediction is worth more than its scores
             warnings.warn(f"no metrics: {one_line(error)}", RuntimeWarning, stacklevel=2)
-        outputs = tuple(
-            {name: np.asarray(array) for name, array in run.outputs(vol_id).items()}
-            for vol_id in range(len(run.plan.volumes))
-        )
+        outputs = tuple(_kept(run, vol_id) for vol_id in range(len(run.volumes)))
         return Prediction(outputs, metrics, run.failures)
 
 
-def failure_lines(run: Run) -> list[str]:
-    """Say in one line each which volume failed, why, and what is kept of it."""
-    lines = []
-    for vol_id, error in sorted(run.failures.items()):
-        name, text = run.plan.volumes[vol_id].name, one_line(error)
-        if len(run.plan.volumes) > 1 and not text.startswith(name):
-            text = f"{name} failed: {text}"
-        lines.append("; ".join([text, *getattr(error, "__notes__", [])]))
-    return lines
+def _kept(run: Run, vol_id: int) -> dict[str, Volume]:
+    """Return what is known of a volume: arrays if it is in memory, else lazy, from its output."""
+    outputs = run.outputs(vol_id)
+    if not run.volumes[vol_id].accumulator.is_in_memory:
+        return outputs
+    return {name: np.asarray(array) for name, array in outputs.items()}
 
 
-def drain(run: InferenceRun, progress: bool = True) -> None:
-    """Iterate over a run to its end, with a progress bar that counts patches.
-
-    A prediction whose output cannot be written goes to the folder for temporary files instead.
-    Notes of the errors say where what was done is kept.
-    """
-    hidden = not progress or sys.stderr is None  # a program without a console has none
-    try:
-        with tqdm(total=run.total, unit=" patches", disable=hidden, dynamic_ncols=True) as bar:
-            for event in run:
-                bar.total = event.total
-                bar.update(event.done - bar.n)
-    finally:
-        for vol_id, error in run.failures.items():
-            if vol_id in run.unwritten:
-                error.add_note(rescue(vol_id, run.files(vol_id), run.metadata(vol_id)))
-            elif vol_id in run.written:
-                done, total = run.progress(vol_id)
-                error.add_note(f"{run.paths[vol_id]} keeps {done} of {total} patches")
-
-
-def rescue(vol_id: int, files: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """Write a prediction to the folder for temporary files; say in one line where it is."""
-    name = f"napari-seamless-{secrets.token_hex(4)}-{vol_id}.h5"
-    path = Path(tempfile.gettempdir()) / name
-    try:
-        open_store(path).write(files, metadata)
-    except SeamlessError as error:
-        return f"it could not be kept elsewhere either ({one_line(error)})"
-    return f"the prediction is kept in {path}"
+def _called(labels: Source) -> str:
+    """Return what a message calls labels, be it by their path."""
+    has_path = not labels.name.startswith(("labels", "the labels"))
+    return f"labels {labels.name}" if has_path else labels.name
 
 
 def _check_labels(labels: Source, volume: VolumePlan) -> None:
@@ -304,63 +352,9 @@ def _check_labels(labels: Source, volume: VolumePlan) -> None:
     shapes = dict.fromkeys([volume.whole, volume.grid.shape])
     if spatial_shape(labels) not in shapes:
         raise SourceError(
-            f"labels {labels.name} have shape {spatial_shape(labels)}; for {volume.name} they must "
+            f"{_called(labels)} have shape {spatial_shape(labels)}; for {volume.name} they must "
             f"have {' or, of the region, '.join(map(str, shapes))} (Z, Y, X): crop or resample them"
         )
-
-
-def output_paths(output: PathLike, names: Sequence[str]) -> list[Path]:
-    """Return where each volume's prediction is written.
-
-    Parameters
-    ----------
-    output : path
-        For several volumes with "{vol_id}" or "{name}" in it, or a folder for "{name}.h5".
-    names : sequence of str
-        Of the volumes.
-
-    Raises
-    ------
-    ConfigError
-        If it has other placeholders, or is one file for several volumes.
-    """
-    pattern = os.fspath(output)
-    if len(names) > 1 and os.path.isdir(os.path.expanduser(pattern)):
-        pattern = os.path.join(pattern, "{name}.h5")
-    unknown = set(re.findall(r"{\w*}", Path(pattern).name)) - {"{name}", "{vol_id}"}
-    if unknown:
-        raise ConfigError(
-            f"output {pattern} has {min(unknown)} in it; only {{name}} and {{vol_id}} stand for "
-            "something: a volume's name, and its number from 0"
-        )
-    paths = [
-        Path(pattern.replace("{vol_id}", str(vol_id)).replace("{name}", _short(name)))
-        for vol_id, name in enumerate(names)
-    ]
-    twice = [path for path in paths if paths.count(path) > 1]
-    if twice:
-        raise ConfigError(
-            f"output {twice[0]} is one file for several volumes; "
-            "put {vol_id} into it, as in out_{vol_id}.h5, or name a folder that exists"
-        )
-    return paths
-
-
-def _short(name: str) -> str:
-    """Return the part of a volume's name that a file may have: that of its own file."""
-    return Path(name.partition("::")[0]).stem.replace(" ", "_")
-
-
-def refuse_input_as_output(output: Path, inputs: Sequence[Any]) -> None:
-    """Writing replaces the output, so it must be neither a volume, nor labels or checkpoint."""
-    target = os.path.expanduser(output)
-    for each in inputs:
-        path = each.report.path if isinstance(each, LoadedModel) else each
-        if not isinstance(path, (str, os.PathLike)):
-            continue
-        file = os.path.expanduser(os.fspath(path).partition("::")[0])
-        if os.path.exists(file) and os.path.exists(target) and os.path.samefile(file, target):
-            raise OutputError(f"output {output} is also an input; choose another name")
 
 
 def _network(

@@ -17,6 +17,7 @@ from torch.utils.data import Subset
 from torch.utils.hooks import RemovableHandle
 
 from napari_seamless.dataset import InferenceVolumeDataset
+from napari_seamless.draining import rescue
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
@@ -26,10 +27,11 @@ from napari_seamless.engine.errors import (
 )
 from napari_seamless.engine.grid import Overlap
 from napari_seamless.engine.outputs import heads_of
-from napari_seamless.engine.store import Store
-from napari_seamless.inference import PathLike, output_paths, refuse_input_as_output, rescue
+from napari_seamless.io.export import write_arrays
 from napari_seamless.io.stores import open_store, versions
+from napari_seamless.io.stores.common import check_room
 from napari_seamless.shares import Share, raise_everywhere
+from napari_seamless.volumes import PathLike, output_paths, refuse_input_as_output
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -123,7 +125,7 @@ class BlendedWriter(Callback):
         for path in self.paths:
             refuse_input_as_output(path, [*dataset.volumes, *dataset.labels])
         self._overwrite = overwrite
-        self._stores = self._open_stores()
+        self._check_places()
         self._share: Share | None = None
         self._hook: RemovableHandle | None = None
         self._forwarded: list[object] = []
@@ -187,8 +189,9 @@ class BlendedWriter(Callback):
         except SeamlessError as second:  # the first error is the one to mend
             exception.add_note(str(second))
 
-    def _open_stores(self) -> list[Store]:
-        return [open_store(path, overwrite=self._overwrite) for path in self.paths]
+    def _check_places(self) -> None:
+        for path in self.paths:
+            open_store(path, overwrite=self._overwrite)
 
     def _begin(self, trainer: Trainer, module: LightningModule) -> None:
         self._stop()
@@ -201,7 +204,7 @@ class BlendedWriter(Callback):
         problem = None
         if trainer.is_global_zero:
             try:
-                self._stores = self._open_stores()  # a file may have appeared since
+                self._check_places()  # a file may have appeared since
             except OutputError as error:
                 problem = error
         raise_everywhere(problem, trainer.world_size)
@@ -234,8 +237,8 @@ class BlendedWriter(Callback):
             return
         for vol_id in range(len(self.dataset.plans)):
             files = share.files(vol_id)
-            if self._stores and share.rank == 0:
-                self._stores[vol_id].reserve(sum(array.nbytes for array in files.values()))
+            if self.paths and share.rank == 0:
+                check_room(self.paths[vol_id], sum(array.nbytes for array in files.values()))
 
     def _end(self, trainer: Trainer) -> None:
         share = self._stop()
@@ -272,13 +275,14 @@ class BlendedWriter(Callback):
             for vol_id in vol_ids
         )
         problems = []
-        for vol_id, store in zip(vol_ids, self._stores, strict=False):
+        for vol_id, path in zip(vol_ids, self.paths, strict=False):
+            if not share.done(vol_id):
+                continue
+            files, facts = share.files(vol_id), share.metadata(vol_id, status)
             try:
-                if share.done(vol_id):
-                    store.write(share.files(vol_id), share.metadata(vol_id, status))
+                write_arrays(path, files, facts, overwrite=self._overwrite, labels=["labels"])
             except SeamlessError as error:
-                kept = rescue(vol_id, share.files(vol_id), share.metadata(vol_id, status))
-                error.add_note(kept)
+                error.add_note(rescue(vol_id, files, facts))
                 problems.append(error)
         if problems:
             raise problems[0]

@@ -20,7 +20,7 @@ from napari_seamless.engine.errors import (
 )
 from napari_seamless.engine.grid import Triple, scaled_up
 from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finisher
-from napari_seamless.engine.results import Volume, as_saved, facts_of, outputs_of
+from napari_seamless.engine.results import Volume, as_saved, facts_of, outputs_of, part_of
 from napari_seamless.engine.volume_plan import input_size_of, window_of
 
 
@@ -106,7 +106,7 @@ class Share:
         if self.channels is None:
             raise AssertionError("patches are done, so their channels are known")
         accumulator = self._accumulators[vol_id]
-        for i in range(accumulator.chunk_count):
+        for i in range(len(accumulator.chunks)):
             sums = accumulator.sums(i, self.channels.total)
             shared = sums.to(device) if dist.get_backend() == "nccl" else sums
             dist.reduce(shared, dst=0)
@@ -125,7 +125,7 @@ class Share:
         """Return all that is known of a volume; see `outputs_of`."""
         if self.channels is None:
             raise AssertionError("nothing is known before the first batch")
-        return outputs_of(self._accumulators[vol_id], self.channels, self._config)
+        return outputs_of(part_of(self._accumulators[vol_id]), self.channels, self._config)
 
     def files(self, vol_id: int) -> dict[str, Volume]:
         """Return the outputs of a volume as they are saved."""

@@ -22,9 +22,10 @@ from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import OutputError
+from napari_seamless.engine.events import Event
 from napari_seamless.engine.grid import Box, PatchGrid
 from napari_seamless.engine.pipeline import Batch
-from napari_seamless.engine.run import Event, Run
+from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.engine.store import ArraySpec
 from napari_seamless.engine.windows import build_window

@@ -73,17 +73,17 @@ def test_what_the_user_sets_is_left_alone_and_what_has_no_field_is_used(session,
     }
     widget.arguments.value = json.dumps(describe_known)
     session.wait_for(lambda: widget.status.value == "Ready")
-    _, config = widget.plan()
+    config = widget.plan().config
     assert config.patch_size == (4, 16, 16)
     assert (config.normalization, config.mean_std, config.halo) == ("fixed", (1.5, 0.5), (1, 2, 2))
 
     widget.normalization.value = "none"
-    _, config = widget.plan()
+    config = widget.plan().config
     assert (config.mean_std, config.halo) == (None, (1, 2, 2))
 
     assert "halo [1, 2, 2]" in widget.others.value
     widget.checkpoint.value = checkpoint_of(networks.Ramp)
-    _, config = widget.plan()
+    config = widget.plan().config
     assert config.halo == (0, 0, 0)
     assert not widget.others.visible
     assert "fixed" not in widget.normalization.choices
@@ -94,7 +94,7 @@ def test_another_checkpoint_does_not_inherit_what_the_last_one_knew(session, che
     before = widget.patch_size.value, widget.batch_size.value, widget.activation.value
     known = {"patch_size": [6, 20, 24], "batch_size": 5000, "activation": "tanh"}
     describe(session, checkpoint_of(networks.Doubled), **known)
-    assert widget.plan()[1].batch_size == 5000
+    assert widget.plan().config.batch_size == 5000
     assert label_of(widget.batch_size) == "batch size (file: 5000)"
     widget.activation.value = "softmax"
 

@@ -1,5 +1,6 @@
 """The controller alone: a fake form, a viewer model without a window, and no threads."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError
 from napari_seamless.gui.controller import Controller
 from napari_seamless.gui.opening import Choice
-from napari_seamless.gui.request import Request
+from napari_seamless.gui.request import Plan, Request
 from napari_seamless.gui.worker import Ended
 
 pytestmark = pytest.mark.usefixtures("qapp")  # the throttles need Qt's timers
@@ -36,6 +37,9 @@ class FakeForm:
         self.where: Path | None = None
         self.labels: Labels | None = None
         self.scores: list[dict[str, float]] = []
+        self.forecasts: list[str] = []
+        self.started = 0
+        self.progress: list[tuple[int, int]] = []
 
     def chosen_labels(self) -> Labels | None:
         return self.labels
@@ -53,7 +57,13 @@ class FakeForm:
         self._request = request
 
     def plan(self):
-        return self._request.image, self._request.config
+        return self._request.plan
+
+    def show_forecast(self, text: str) -> None:
+        self.forecasts.append(text)
+
+    def run_started(self) -> None:
+        self.started += 1
 
     def wanted_overlays(self) -> set[str]:
         return self.overlays
@@ -68,7 +78,7 @@ class FakeForm:
         self.states.append(state)
 
     def set_progress(self, done: int, total: int) -> None:
-        pass
+        self.progress.append((done, total))
 
     def say(self, text: str, problem: bool = False) -> None:
         self.said.append((text, problem))
@@ -107,14 +117,23 @@ def stage(checkpoint_of, volume):
     viewer = ViewerModel()
     image = viewer.add_layer(Image(volume, name="volume", scale=(3, 1, 1)))
     form = FakeForm(
-        Request(image, Choice(checkpoint_of(networks.Doubled), "networks:Doubled"), CONFIG)
+        Request(Plan(image, CONFIG), Choice(checkpoint_of(networks.Doubled), "networks:Doubled"))
     )
     background = Background()
 
     def at_once(task, done) -> None:
         done(task())
 
-    controller = Controller(viewer, form, start=background.start, start_task=at_once)
+    def telling_at_once(job, told, done) -> None:
+        done(job(told))
+
+    controller = Controller(
+        viewer,
+        form,
+        start=background.start,
+        start_task=at_once,
+        start_telling=telling_at_once,
+    )
     yield Stage(controller, form, viewer, background)
     controller.close()
     assert not progress._all_instances
@@ -182,11 +201,11 @@ def test_a_message_that_arrives_while_one_is_handled_waits(stage):
 def test_cancel_says_what_is_kept(stage):
     controller, form, viewer, background = stage
     controller.run()
-    background.deliver(3)
+    background.deliver(4)
     controller.cancel()
     background.deliver_all()
 
-    assert form.said[-1] == ("Cancelled. The layer keeps 8 of 80 patches.", False)
+    assert form.said[-1] == ("Cancelled. The layer keeps 12 of 80 patches.", False)
     assert viewer.layers["volume prediction"].metadata["napari-seamless"]["status"] == "partial"
 
 
@@ -225,7 +244,7 @@ def test_export_takes_the_selected_prediction(stage, tmp_path):
 
     controller, form, viewer, background = stage
     controller.run()
-    background.deliver(3)
+    background.deliver(4)
     controller.cancel()
     background.deliver_all()
     controller.run()
@@ -288,13 +307,13 @@ def test_a_partial_prediction_is_scored_where_it_is(stage, volume):
     controller, form, viewer, background = stage
     form.labels = viewer.add_layer(Labels((2 * volume > 3).astype(int), name="truth"))
     controller.run()
-    background.deliver(3)
+    background.deliver(4)
     covered = ~np.isnan(np.asarray(controller.live.volume)[0])
     controller.cancel()
     background.deliver_all()
 
     assert form.scores[-1]["voxels"] == np.count_nonzero(covered) < volume.size
-    assert form.scored_what == "volume prediction, 8 of 80 patches, against truth"
+    assert form.scored_what == "volume prediction, 12 of 80 patches, against truth"
 
 
 def test_labels_chosen_later_are_compared_and_those_of_another_shape_refused(stage, volume):
@@ -318,7 +337,7 @@ def test_labels_chosen_later_are_compared_and_those_of_another_shape_refused(sta
 def test_the_grid_of_a_network_that_crops_is_shown_from_its_first_batch_on(stage, volume):
     controller, form, viewer, background = stage
     checkpoint = form.request().choice.path  # both networks have the same weights
-    form.ask_for(Request(viewer.layers[0], Choice(checkpoint, "networks:Cropping"), CONFIG))
+    form.ask_for(Request(Plan(viewer.layers[0], CONFIG), Choice(checkpoint, "networks:Cropping")))
     form.overlays = {"coverage"}
     controller.run()
     background.deliver(1)
@@ -330,5 +349,243 @@ def test_the_grid_of_a_network_that_crops_is_shown_from_its_first_batch_on(stage
     coverage = np.asarray(viewer.layers["coverage"].data)
     assert coverage.shape == before == volume.shape
     assert coverage.min() == 1  # of the cores, which lie side by side at least
-    np.testing.assert_array_equal(coverage, controller._run.coverage[0])
-    assert layer.metadata["napari-seamless"]["total"] == controller._run.total
+    np.testing.assert_array_equal(coverage, controller._view.run.coverage[0])
+    assert layer.metadata["napari-seamless"]["total"] == controller._view.run.total
+
+
+class Exports:
+    """Stands for the thread of an export: does the job when the test says so."""
+
+    def __init__(self) -> None:
+        self.jobs = []
+
+    def start(self, job, told, done) -> None:
+        self.jobs.append((job, told, done))
+
+    def finish(self) -> None:
+        job, told, done = self.jobs.pop()
+        done(job(told))
+
+
+@pytest.fixture
+def exports(stage):
+    """The stage's exports wait until they are told to go on."""
+    exports = Exports()
+    stage.controller._exporter._start = exports.start
+    return exports
+
+
+def test_an_export_says_how_far_it_is_and_ends_idle(stage, exports, tmp_path):
+    controller, form, _, background = stage
+    controller.run()
+    background.deliver_all()
+    form.where = tmp_path / "out.h5"
+    controller.export()
+    assert form.states[-1] == "exporting"
+    assert form.said[-1] == ("Writing out.h5 …", False)
+    exports.finish()
+
+    lines = [line for line, _ in form.said]
+    assert lines[-2].startswith("Writing out.h5: ")
+    done, total = form.progress[-1]
+    assert f"{done} of {total} chunks" in lines[-2]
+    assert done == total
+    assert form.states[-1] == "idle"
+    assert form.said[-1] == (f"Exported to {form.where}", False)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zarr", ".tif"])
+@pytest.mark.parametrize("by", ["cancel", "export"])
+def test_a_cancelled_export_leaves_nothing(stage, exports, tmp_path, suffix, by):
+    controller, form, _, background = stage
+    controller.run()
+    background.deliver_all()
+    form.where = tmp_path / f"out{suffix}"
+    before = set(tmp_path.iterdir())
+    controller.export()
+    getattr(controller, by)()
+    exports.finish()
+
+    assert form.said[-1] == (f"Export cancelled; nothing of out{suffix} is left", False)
+    assert set(tmp_path.iterdir()) == before
+    assert form.states[-1] == "idle"
+
+
+def test_cancel_during_a_run_and_an_export_ends_the_run_first(stage, exports, tmp_path):
+    controller, form, _, background = stage
+    controller.run()
+    background.deliver(4)
+    form.where = tmp_path / "out.h5"
+    controller.export()
+    controller.cancel()
+    background.deliver_all()
+    assert form.said[-1][0].startswith("Cancelled. The layer keeps")
+    assert form.states[-1] == "exporting"
+    exports.finish()
+
+    assert form.said[-1][0].startswith("Exported to")
+
+
+def test_what_the_run_will_take_is_shown_while_it_runs(stage):
+    controller, form, background = stage.controller, stage.form, stage.background
+    controller.run()
+    background.deliver(3)  # opened, the first batch, foretold
+    assert form.forecasts[-1].startswith("80 patches, about ")
+    assert "of memory" in form.forecasts[-1]
+    background.deliver_all()
+
+    assert form.forecasts[-1] == ""
+
+
+def with_output(stage, output, **changes) -> Request:
+    request = replace(stage.form.request(), output=output, **changes)
+    stage.form.ask_for(request)
+    return request
+
+
+def test_a_cancelled_run_with_an_output_goes_on_when_run_is_pressed_again(stage, volume, tmp_path):
+    controller, form, viewer, background = stage
+    request = with_output(stage, tmp_path / "out.h5")
+    controller.run()
+    background.deliver(15)
+    controller.cancel()
+    background.deliver_all()
+    line, problem = form.said[-1]
+    assert line.startswith("Cancelled. out.h5 keeps ")
+    assert line.endswith(" of 80 patches. Run goes on with it.")
+    assert not problem
+    assert request.resume
+
+    before = len(networks.calls)
+    controller.run()
+    background.deliver_all()
+    assert "already done" in next(text for text in reversed(form.forecasts) if text)
+    assert len(networks.calls) - before < 20
+    assert form.said[-1] == (f"Done: 80 patches. Written to {tmp_path / 'out.h5'}.", False)
+    assert not request.resume
+    layer = viewer.layers["volume prediction [1]"]
+    np.testing.assert_allclose(np.asarray(layer.data), 2 * volume, rtol=1e-6)
+
+
+def test_a_run_with_other_settings_is_refused_with_the_difference(stage, tmp_path):
+    controller, form, _, background = stage
+    request = with_output(stage, tmp_path / "out.zarr")
+    controller.run()
+    background.deliver(15)
+    controller.cancel()
+    background.deliver_all()
+    other = Plan(request.plan.image, CONFIG.model_copy(update={"blending": "bump"}))
+    with_output(stage, tmp_path / "out.zarr", plan=other)
+    controller.run()
+    background.deliver_all()
+    line, problem = form.said[-1]
+    assert problem
+    assert '"gaussian"' in line
+    assert '"bump"' in line
+
+    with_output(stage, tmp_path / "out.zarr", overwrite=True)
+    controller.run()
+    background.deliver_all()
+    assert form.said[-1][0].startswith("Done: 80 patches. Written to")
+
+
+def test_only_what_a_mask_touches_is_run(stage, volume):
+    controller, form, viewer, background = stage
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[:4, :10, :10] = 1
+    layer = viewer.add_layer(Labels(mask, name="mask"))
+    form.ask_for(replace(form.request(), mask=layer))
+    controller.run()
+    background.deliver_all()
+
+    assert form.said[-1][0].startswith("Done: 80 patches, ")
+    assert "of them skipped" in form.said[-1][0]
+    data = np.asarray(viewer.layers["volume prediction"].data)
+    np.testing.assert_allclose(data[:4, :10, :10], 2 * volume[:4, :10, :10], rtol=1e-6)
+    assert (data[-1] == 0).all()
+
+
+def test_a_series_is_predicted_at_its_time_points(stage, volume):
+    controller, form, viewer, background = stage
+    movie = np.stack([volume, 10 * volume, 100 * volume])[:, np.newaxis]
+    image = viewer.add_layer(Image(movie, name="movie", scale=(1, 1, 3, 1, 1)))
+    config = CONFIG.model_copy(update={"time_points": (0, 2)})
+    form.ask_for(replace(form.request(), plan=Plan(image, config)))
+    form.overlays = {"coverage"}
+    controller.run()
+    background.deliver_all()
+
+    layer = viewer.layers["movie prediction"]
+    data = np.asarray(layer.data)
+    assert data.shape == movie.shape
+    np.testing.assert_allclose(data[[0, 2]], 2 * movie[[0, 2]], rtol=1e-6)
+    assert np.isnan(data[1]).all()
+    np.testing.assert_allclose(layer.scale, (1, 1, 3, 1, 1))
+    assert layer.metadata["napari-seamless"]["total"] == 160
+    coverage = np.asarray(viewer.layers["coverage"].data)
+    assert coverage[0].min() == 1 + coverage[1].max()
+
+
+def test_a_coarser_level_is_predicted_where_it_lies(stage, volume):
+    controller, form, viewer, background = stage
+    pyramid = [np.repeat(np.repeat(volume, 2, 1), 2, 2), volume]
+    image = viewer.add_layer(
+        Image(pyramid, multiscale=True, name="pyramid", scale=(4, 1, 1), translate=(0, 5, 5))
+    )
+    form.ask_for(replace(form.request(), plan=Plan(image, CONFIG, level=1)))
+    controller.run()
+    background.deliver_all()
+
+    layer = viewer.layers["pyramid prediction"]
+    np.testing.assert_allclose(np.asarray(layer.data), 2 * volume, rtol=1e-6)
+    np.testing.assert_allclose(layer.scale, (4, 2, 2))
+    np.testing.assert_allclose(layer.translate, (0, 5.5, 5.5))
+
+
+def test_a_patch_that_cannot_be_read_is_named_at_the_end(stage, volume):
+    controller, form, viewer, background = stage
+
+    class Damaged:
+        shape, dtype, ndim = volume.shape, volume.dtype, 3
+
+        def __getitem__(self, key):
+            z = range(*key[0].indices(12)) if isinstance(key[0], slice) else [key[0]]
+            if 0 in z and key[0] != slice(0, 1):
+                raise OSError("chunk 0.0.0 is damaged")
+            return volume[key]
+
+        def __array__(self, dtype=None, copy=None):
+            return volume
+
+    image = viewer.add_layer(
+        Image(Damaged(), name="damaged", multiscale=False, contrast_limits=(1, 2))
+    )
+    config = CONFIG.model_copy(update={"on_error": "continue"})
+    form.ask_for(replace(form.request(), plan=Plan(image, config)))
+    controller.run()
+    background.deliver_all()
+
+    line, problem = form.said[-1]
+    assert problem
+    assert line.startswith("Done: 80 patches.")
+    assert "patch at (0, 0, 0) (Z, Y, X) is missing" in line
+    assert "chunk 0.0.0 is damaged" in line
+    assert "(and 15 more)" in line
+
+
+def test_a_prediction_too_large_for_3d_is_not_read_there(stage, volume, monkeypatch):
+    controller, form, viewer, background = stage
+    monkeypatch.setattr("napari_seamless.gui.view.LARGEST_IN_3D", 1000)
+    form.overlays = {"weights"}
+    controller.update_overlays()
+    controller.run()
+    background.deliver_all()
+    layers = [viewer.layers["volume prediction"], viewer.layers["blending weights"]]
+    viewer.dims.ndisplay = 3
+    assert [layer._slice.image.raw.size for layer in layers] == [1, 1]
+    assert "too large for 3-D" in form.said[-1][0]
+    np.testing.assert_allclose(np.asarray(layers[0].data), 2 * volume, rtol=1e-6)
+
+    viewer.dims.ndisplay = 2
+    shown = viewer.dims.current_step[0]
+    np.testing.assert_allclose(layers[0]._slice.image.raw, 2 * volume[shown], rtol=1e-6)

@@ -13,6 +13,8 @@ import networks
 
 PATCHES = 5 * 4 * 4  # (12, 40, 40) in patches of (4, 16, 16) at overlap 0.5
 TOUCHING_A_PLANE = 2 * 4 * 4
+FORETOLD = 3
+"""So many batches are done when it is said what the run will take; events go on after that."""
 
 
 def test_partial_planes_appear_before_the_end_and_hold_true_values(
@@ -60,7 +62,7 @@ def test_moving_the_slider_moves_the_focus(session_over, checkpoint_of, volume):
     session.viewer.dims.set_current_step(0, 11)
     session.choose(checkpoint_of(networks.Gated), networks.Gated)
     session.press("run_button")
-    networks.let_through(2)
+    networks.let_through(FORETOLD)
     session.wait_for_batches(2)
     session.viewer.dims.set_current_step(0, 1)
     session.qtbot.wait(200)  # the focus is moved at most every 50 ms
@@ -124,7 +126,7 @@ def test_closing_the_viewer_during_a_run_leaves_no_thread(
     before = {thread.ident for thread in threading.enumerate()}
     session.choose(checkpoint_of(networks.Gated), networks.Gated)
     session.press("run_button")
-    networks.let_through(2)
+    networks.let_through(FORETOLD)
     session.wait_for_batches(2)
     if paused:
         session.press("pause_button")
@@ -142,7 +144,7 @@ def test_closing_the_dock_ends_its_run(session_over, checkpoint_of, volume):
     session = session_over(volume)
     session.choose(checkpoint_of(networks.Gated), networks.Gated)
     session.press("run_button")
-    networks.let_through(2)
+    networks.let_through(FORETOLD)
     session.wait_for_batches(2)
     layer = session.live
     session.viewer.window.remove_dock_widget(session.widget.native)
@@ -157,14 +159,14 @@ def test_pause_holds_the_run_and_continue_lets_it_go_on(session_over, checkpoint
     session = session_over(volume)
     session.choose(checkpoint_of(networks.Gated), networks.Gated)
     session.press("run_button")
-    networks.let_through(2)
+    networks.let_through(FORETOLD)
     session.wait_for_batches(2)
     session.press("pause_button")
     networks.let_through(PATCHES)
     session.qtbot.wait(300)
     held = len(networks.calls)
 
-    assert held <= 3
+    assert held <= FORETOLD + 1
     assert session.widget.pause_button.text == "Continue"
     assert session.status.startswith("Paused")
     session.press("pause_button")
@@ -221,7 +223,7 @@ def test_removing_the_live_layer_ends_its_run(session_over, checkpoint_of, volum
     session = session_over(volume)
     session.choose(checkpoint_of(networks.Gated), networks.Gated)
     session.press("run_button")
-    networks.let_through(2)
+    networks.let_through(FORETOLD)
     session.wait_for_batches(2)
     session.viewer.layers.remove(session.live)
     networks.let_through(PATCHES)

@@ -9,9 +9,10 @@ import pytest
 import networks
 
 INPUTS = ["image", "checkpoint", "patch_size", "overlap", "blending", "batch_size", "device"]
-VALUES = ["activation", "normalization", "tta"]
+VALUES = ["activation", "normalization", "tta", "output", "start_anew", "mask", "level"]
+FOLDED = ["memory", "skip_constant", "on_error", "cluster", "workers", "scheduler", "time_points"]
 BUTTONS = ["run_button", "pause_button", "cancel_button", "export_button"]
-NAMES = [*INPUTS, *VALUES, *BUTTONS, "show_weights", "show_coverage", "show_grid"]
+NAMES = [*INPUTS, *VALUES, *FOLDED, *BUTTONS, "show_weights", "show_coverage", "show_grid"]
 
 
 def test_every_field_is_found_by_its_name(session_over, volume):
@@ -223,7 +224,14 @@ def test_limits_without_an_activation_follow_the_values(session_over, checkpoint
     assert session.live.contrast_limits[1] == pytest.approx(1000, rel=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("HDF5 (*.h5)", ".h5"), ("TIFF (*.tif)", ".tif")])
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("OME-Zarr (*.zarr)", ".zarr"),
+        ("HDF5 (*.h5 *.hdf5)", ".h5"),
+        ("TIFF (*.tif *.tiff)", ".tif"),
+    ],
+)
 def test_a_name_without_suffix_gets_that_of_the_chosen_kind(
     session_over, volume, tmp_path, monkeypatch, kind, suffix
 ):
@@ -237,3 +245,131 @@ def test_a_name_without_suffix_gets_that_of_the_chosen_kind(
     (tmp_path / f"out{suffix}").touch()
     assert session.widget.ask_where("x.h5") is None
     assert "exists" in session.status
+
+
+def test_the_form_says_what_an_output_that_is_there_means(
+    session_over, checkpoint_of, volume, tmp_path
+):
+    output = tmp_path / "out.h5"
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Gated), networks.Gated)
+    session.widget.output.value = output
+    session.wait_for(lambda: session.status == "Ready")
+    assert not session.widget.anew_row.visible
+    session.press("run_button")
+    networks.let_through(20)
+    session.wait_for_batches(12)
+    session.press("cancel_button")
+    networks.let_through(1)
+    assert session.wait_for_end().endswith("Run goes on with it.")
+
+    session.widget.output.value = None
+    session.widget.output.value = output
+    assert session.status == "out.h5 holds an unfinished run: Run goes on with it"
+    session.widget.start_anew.value = True
+    assert session.status == "Ready: Run deletes out.h5 and starts anew"
+    session.widget.start_anew.value = False
+    networks.let_through(200)
+    session.press("run_button")
+    assert session.wait_for_end() == f"Done: 80 patches. Written to {output}."
+    np.testing.assert_allclose(np.asarray(session.live.data), 2 * volume, rtol=1e-6)
+
+    session.widget.output.value = None
+    session.widget.output.value = output
+    assert "out.h5 exists" in session.status
+    assert not session.widget.run_button.enabled
+    session.widget.start_anew.value = True
+    assert session.widget.run_button.enabled
+    session.press("run_button")
+    assert not session.widget.start_anew.value  # agreed to for one run only
+    assert session.wait_for_end().startswith("Done")
+
+
+def test_an_output_that_cannot_be_is_refused_as_one_types(
+    session_over, checkpoint_of, volume, tmp_path
+):
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    session.widget.output.value = tmp_path / "out.png"
+    session.wait_for(lambda: ".zarr" in session.status)
+    assert not session.widget.run_button.enabled
+    session.widget.output.value = tmp_path / "no" / "out.zarr"
+    assert "no such folder" in session.status
+
+
+def test_workers_need_an_output_and_a_scheduler_an_address(
+    session_over, checkpoint_of, volume, tmp_path
+):
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    session.widget.cluster.value = "workers on this machine"
+    session.wait_for(lambda: "Workers need an output" in session.status)
+    session.widget.output.value = tmp_path / "out.zarr"
+    session.wait_for(lambda: session.status == "Ready")
+    assert session.widget.request().workers == 2
+    session.widget.cluster.value = "a Dask scheduler"
+    assert "tcp://" in session.status
+    session.widget.scheduler.value = "tcp://10.0.0.1:8786"
+    assert session.widget.request().workers == "tcp://10.0.0.1:8786"
+    session.widget.cluster.value = "this process"
+    assert session.widget.request().workers is None
+
+
+def test_settings_of_the_fold_reach_the_run(session_over, checkpoint_of, volume):
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    session.wait_for(lambda: session.status == "Ready")
+    assert session.widget.request().memory is None
+    session.widget.memory.value = 1.5
+    session.widget.skip_constant.value = True
+    session.widget.on_error.value = "continue"
+    request = session.widget.request()
+
+    assert request.memory == 3 * 2**29
+    assert request.plan.config.skip_constant
+    assert request.plan.config.on_error == "continue"
+
+
+def test_a_mask_of_another_shape_is_refused(session_over, checkpoint_of, volume):
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    session.widget.mask.value = session.viewer.add_labels(np.ones((3, 4, 5), int), name="small")
+
+    assert "mask 'small' has shape (1, 3, 4, 5)" in session.status
+    assert not session.widget.run_button.enabled
+    session.widget.mask.value = session.viewer.add_labels(np.ones(volume.shape, int), name="all")
+    session.wait_for(lambda: session.status == "Ready")
+    assert session.widget.request().mask.name == "all"
+
+
+def test_time_points_are_asked_for_where_there_is_time(session_over, checkpoint_of, volume):
+    movie = np.stack([volume, 3 * volume])
+    session = session_over(movie, axis_labels=("t", "z", "y", "x"), scale=(9, 5, 2, 2))
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled, batch_size=8)
+    assert session.widget.time_points.visible
+    session.widget.time_points.value = "5"
+    session.wait_for(lambda: "time point 5" in session.status)
+    session.widget.time_points.value = "1"
+    session.widget.show_grid.value = True
+    session.viewer.dims.set_current_step(0, 1)
+    session.press("run_button")
+    assert session.wait_for_end().startswith("Done: 80 patches")
+
+    data = np.asarray(session.live.data)
+    np.testing.assert_allclose(data[1], 2 * movie[1], rtol=1e-6)
+    assert np.isnan(data[0]).all()
+    np.testing.assert_allclose(session.live.scale, (9, 5, 2, 2))
+
+
+def test_the_level_of_a_pyramid_is_chosen(session_over, checkpoint_of, volume):
+    session = session_over([volume, volume[:, ::2, ::2]], multiscale=True)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled, batch_size=8)
+    assert session.widget.level.visible
+    session.widget.level.value = 1
+    session.widget.show_coverage.value = True
+    session.press("run_button")
+    assert session.wait_for_end().startswith("Done")
+
+    np.testing.assert_allclose(np.asarray(session.live.data), 2 * volume[:, ::2, ::2], rtol=1e-6)
+    np.testing.assert_allclose(session.live.scale, (1, 2, 2))
+    np.testing.assert_allclose(session.viewer.layers["coverage"].scale, (1, 2, 2))

@@ -447,7 +447,9 @@ class BlendAccumulator:
             self._blend(
                 sums[:, *inside], piece, self._done, self._failed, values[:, *inside], self._fill
             )
-        self._finished.put(i, chunk, values)
+        # what a failed patch has spoilt may succeed when the run is resumed
+        is_spoilt = self._failed[self._grid.touching(chunk)].any()
+        self._finished.put(None if is_spoilt else i, chunk, values)
         with self._lock:
             self._final.add(i)
             self._sums.drop(i)

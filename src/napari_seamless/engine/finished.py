@@ -20,8 +20,8 @@ class Finished(Protocol):
     def space(self, box: Box, channels: int) -> NDArray[np.float32]:
         """Return an array for the voxels of a box; it is filled, then handed to `put`."""
 
-    def put(self, chunk: int, box: Box, values: NDArray[np.float32]) -> None:
-        """Keep a finished chunk."""
+    def put(self, chunk: int | None, box: Box, values: NDArray[np.float32]) -> None:
+        """Keep a finished chunk; None for one that shall be done again when a run is resumed."""
 
     def read(self, box: Box, channels: slice) -> NDArray[np.float32]:
         """Return voxels of finished chunks, as an array that nobody changes."""
@@ -50,7 +50,7 @@ class InMemory:
             self._array = np.empty((channels, *self._array.shape[1:]), dtype=np.float32)
         return self._array[:, *box.slices]
 
-    def put(self, chunk: int, box: Box, values: NDArray[np.float32]) -> None:
+    def put(self, chunk: int | None, box: Box, values: NDArray[np.float32]) -> None:
         """Nothing to do: the values are in the array."""
 
     def read(self, box: Box, channels: slice) -> NDArray[np.float32]:
@@ -96,7 +96,7 @@ class InStore:
             return self._memory.space(box, channels)
         return np.empty((channels, *box.shape), dtype=np.float32)
 
-    def put(self, chunk: int, box: Box, values: NDArray[np.float32]) -> None:
+    def put(self, chunk: int | None, box: Box, values: NDArray[np.float32]) -> None:
         """Write a finished chunk; raise WriteError if that fails."""
         self._store.write(chunk, box, self._convert(values))
 

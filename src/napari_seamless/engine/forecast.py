@@ -1,12 +1,15 @@
 """What a run will take, said before it: patches, time, memory, room on the disk."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is known of a run when its first batch is done.
+    """What is known of a run when its first batches are done.
 
     Attributes
     ----------
@@ -56,6 +59,20 @@ class Forecast:
     def facts(self) -> dict[str, Any]:
         """The same as JSON has it."""
         return asdict(self)
+
+
+class Pace:
+    """How long the network takes for a patch, by its newest batch."""
+
+    def __init__(self) -> None:
+        self.seconds_per_patch = 0.0
+
+    @contextmanager
+    def of(self, patches: int) -> Iterator[None]:
+        """Measure what is done inside, with so many patches."""
+        began = time.perf_counter()
+        yield
+        self.seconds_per_patch = (time.perf_counter() - began) / patches
 
 
 def duration(seconds: float) -> str:

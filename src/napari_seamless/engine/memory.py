@@ -89,8 +89,7 @@ def cache_of(source: Source, plan: VolumePlan) -> int:
     if size is None or size == source.shape[1:] or not hasattr(source, "keep"):
         return 0  # it is in memory, or one piece
     deep, rows, columns = (
-        math.ceil(length / step) * step
-        for length, step in zip(source.shape[1:], size, strict=True)
+        math.ceil(length / step) * step for length, step in zip(source.shape[1:], size, strict=True)
     )
     patch = plan.input_box(0).shape[0]
     planes = min(deep, (math.ceil((patch - 1) / size[0]) + 1) * size[0])

@@ -5,11 +5,10 @@ widget, the command line and the tests all drain the same events.
 """
 
 import threading
-import time
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,7 +25,8 @@ from napari_seamless.engine.errors import (
     ModelError,
     SeamlessError,
 )
-from napari_seamless.engine.forecast import Forecast
+from napari_seamless.engine.events import Event, Status
+from napari_seamless.engine.forecast import Forecast, Pace
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.memory import default_budget, resident
@@ -40,32 +40,6 @@ from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import Source
 from napari_seamless.engine.store import Store
 from napari_seamless.engine.volume_run import VolumeRun
-
-MEASURED_SHARE = 20
-"""A batch is worth measuring anew if so many are left."""
-
-Status = Literal["ready", "running", "partial", "complete", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A batch of patches was blended in, or an earlier run's chunks were taken up.
-
-    Attributes
-    ----------
-    done, total : int
-        Patches so far, those included that need not run, and in the whole run. The total before
-        the first event is an estimate where a network's output is smaller than its input.
-    dirty : Box
-        Voxels (Z, Y, X) of the prediction that may have changed.
-    vol_id : int
-        In which volume.
-    """
-
-    done: int
-    total: int
-    dirty: Box
-    vol_id: int
 
 
 class Run:
@@ -118,6 +92,9 @@ class Run:
     or if no volume can do better: a setting or network that does not fit.
     """
 
+    _forecast_events = 2
+    """Batches that are done before a forecast."""
+
     def __init__(
         self,
         sources: Sequence[Source],
@@ -138,6 +115,7 @@ class Run:
         self._provenance = dict(provenance or {})
         self._memory = default_budget() if memory is None else memory
         self._predictor = Predictor(module, config, self.plan.device)
+        self._pace = Pace()
         finish = finisher(config, lambda: self._predictor.channels)
         none = [None] * len(sources)
         self.volumes = [
@@ -151,11 +129,10 @@ class Run:
         self._advancing = threading.Lock()
         self._interrupted = False
         self._events = self._work()
-        self._peeked: Event | None = None
+        self._peeked: deque[Event] = deque()
+        self._given = 0
         self._raised: Exception | None = None
         self._channels: Channels | None = None
-        self._sample: NDArray[np.float32] | None = None
-        self._first_seconds = 0.0
 
     @property
     def done(self) -> int:
@@ -187,17 +164,21 @@ class Run:
         if self._channels is None:
             with self._advancing:  # another thread may be at the first batch
                 if self._channels is None:
-                    self._peek()
+                    self._peek(1)
         if self._channels is None:
             raise EndedError("the run ended before its first batch; there is nothing to see")
         return self._channels
 
-    def _peek(self) -> None:
-        try:
-            self._peeked = next(self._events, None)
-        except Exception as error:
-            self._raised = error
-            raise
+    def _peek(self, count: int) -> None:
+        """Do the work of events that nobody has asked for yet; they are kept."""
+        while len(self._peeked) < count and self._raised is None:
+            try:
+                self._peeked.append(next(self._events))
+            except StopIteration:
+                return
+            except Exception as error:
+                self._raised = error
+                raise
 
     @property
     def weights(self) -> list[LazyArray]:
@@ -212,17 +193,12 @@ class Run:
     def forecast(self) -> Forecast:
         """Say what the run will take; like `live`, this computes the first batch if need be.
 
-        One more batch is predicted, and thrown away, to measure the network's pace, unless so few
-        are left that it is not worth it.
+        And the second one, which tells the network's pace: the first call also sets things up.
         """
         _ = self.channels
         with self._advancing:
-            return self._forecast()
-
-    def _forecast(self) -> Forecast:
-        channels, left = self._channels, self.total - self.done
-        if channels is None:
-            raise AssertionError("the first batch is done, so its channels are known")
+            self._peek(self._forecast_events - self._given)
+        channels, left = self.channels, self.total - self.done
         needs = [volume.needs(channels, self._memory) for volume in self.volumes]
         skipped = sum(volume.skipped_count for volume in self.volumes)
         resumed = sum(volume.resumed for volume in self.volumes)
@@ -230,22 +206,13 @@ class Run:
             patches=self.total - skipped - resumed,
             skipped=skipped,
             resumed=resumed,
-            seconds=left * self._pace(left),
+            seconds=left * self._pace.seconds_per_patch,
             memory=resident()
             + max(each.memory for each in needs)
             + sum(each.shares.kept for each in needs),
             scratch=max(each.scratch for each in needs),
             output=sum(each.output for each in needs),
         )
-
-    def _pace(self, left: int) -> float:
-        """Return the seconds that the network takes for a patch, of `left` that are left."""
-        count = self.plan.config.batch_size
-        if self._sample is not None and left > MEASURED_SHARE * count:
-            began = time.perf_counter()
-            self._predictor(self._sample)  # the first call also sets up much that is done once
-            self._first_seconds = time.perf_counter() - began
-        return self._first_seconds / count
 
     def outputs(self, vol_id: int = 0) -> dict[str, Volume]:
         """Return all that is known of a volume; see `outputs_of`."""
@@ -302,11 +269,13 @@ class Run:
 
     def __next__(self) -> Event:
         with self._advancing:
-            event, self._peeked = self._peeked, None
+            self._given += 1
+            if self._peeked:
+                return self._peeked.popleft()
             error, self._raised = self._raised, None
             if error is not None:
                 raise error
-            return event or next(self._events)
+            return next(self._events)
 
     def __enter__(self) -> Self:
         return self
@@ -379,7 +348,6 @@ class Run:
             if any(event.dirty.shape):  # else none of its patches needed to run
                 yield event
         for batch in self._rest(vol_id):
-            self._sample = None
             yield self._blend(vol_id, batch)
 
     def _first_batch(self, vol_id: int) -> Batch | None:
@@ -387,19 +355,17 @@ class Run:
 
         Returns None if the run was cancelled before. From now on the channels are known.
         """
-        volume, unreadable = self.volumes[vol_id], None
-        schedule = Schedule(volume.plan.grid)
-        schedule.focus(self._looked_at(vol_id))
+        unreadable = None
+        schedule, volume = self._first_schedule(vol_id), self.volumes[vol_id]
         while schedule and self._control.may_go_on():
             indices = schedule.take(self.plan.config.batch_size)
-            batch = predicted(indices, [*map(volume.read, indices)], self._timed)
+            batch = predicted(indices, [*map(volume.read, indices)], self._predict)
             if batch.predictions is None:
                 unreadable = batch.unreadable[indices[0]]
             elif self._predictor.core_size != self.plan.core_size:
                 self.plan = self.plan.narrowed(self._predictor.core_size, self._sources)
                 self._lay_out()
-                schedule = Schedule(volume.plan.grid)
-                schedule.focus(self._looked_at(vol_id))
+                schedule = self._first_schedule(vol_id)
             else:
                 self._channels = self._predictor.channels
                 return batch
@@ -407,12 +373,17 @@ class Run:
             raise unreadable
         return None
 
-    def _timed(self, patches: NDArray[np.float32]) -> torch.Tensor:
-        """Predict a batch, and keep it and its time for `forecast`."""
-        began = time.perf_counter()
-        prediction = self._predictor(patches)
-        self._sample, self._first_seconds = patches, time.perf_counter() - began
-        return prediction
+    def _first_schedule(self, vol_id: int) -> Schedule:
+        """Return all patches of a volume that are to run, or all if none is."""
+        volume = self.volumes[vol_id]
+        wanted = ~volume.survey(self._control.may_go_on)
+        schedule = Schedule(volume.plan.grid, wanted if wanted.any() else None)
+        schedule.focus(self._looked_at(vol_id))
+        return schedule
+
+    def _predict(self, patches: NDArray[np.float32]) -> torch.Tensor:
+        with self._pace.of(len(patches)):
+            return self._predictor(patches)
 
     def _lay_out(self) -> None:
         for volume, plan in zip(self.volumes, self.plan.volumes, strict=True):
@@ -432,7 +403,7 @@ class Run:
             schedule,
             self.plan.config.batch_size,
             volume.read,
-            self._predictor,
+            self._predict,
             self._control.may_go_on,
             lambda: self._control.has_new_focus(vol_id),
             lambda: self._looked_at(vol_id),

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.grid import Box, PatchGrid
 
+SCRATCH_PREFIX = "seamless-sums-"
+"""How the names of folders of open sums begin; what a killed run left of them can be removed."""
+
 
 @dataclass(frozen=True)
 class ArraySpec:

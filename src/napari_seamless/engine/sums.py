@@ -12,9 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seamless.engine.errors import WriteError, one_line
-
-SCRATCH_PREFIX = "seamless-sums-"
-"""How the names of folders of sums begin; what a killed run left of them can be removed."""
+from napari_seamless.engine.store import SCRATCH_PREFIX
 
 Shape = tuple[int, ...]
 

@@ -85,6 +85,8 @@ class VolumeRun:
         Which patches need not run, shape ``plan.grid.counts``; known when `begin` has been called.
     resumed : int
         Patches that an earlier run has done.
+    normalizer : Normalizer or None
+        What is done to the values; known when `prepare` has been called.
     """
 
     plan: VolumePlan
@@ -109,7 +111,7 @@ class VolumeRun:
         self._store = store
         self._finish = finish
         self._identity = identity
-        self._normalizer: Normalizer | None = None
+        self.normalizer: Normalizer | None = None
         self._channels: Channels | None = None
 
     def lay_out(self, plan: VolumePlan, window: Window) -> None:
@@ -117,6 +119,7 @@ class VolumeRun:
         if self._mask is not None:
             check_mask(self._mask, plan)
         self.plan = plan
+        self.skipped = None
         self._window = window
         self.accumulator = BlendAccumulator(plan.grid, window, self._finish)
 
@@ -150,7 +153,7 @@ class VolumeRun:
         """
         try:
             return read_patch(
-                self._source, self.plan.input_box(index), self._config.padding, self._normalizer
+                self._source, self.plan.input_box(index), self._config.padding, self.normalizer
             )
         except SourceError as error:
             if self._config.on_error == "stop":
@@ -160,8 +163,8 @@ class VolumeRun:
     def prepare(self, may_go_on: Callable[[], bool]) -> None:
         """Find out what is done to the values; raise Stopped if `may_go_on` says no."""
         config = self._config
-        if self._normalizer is None:
-            self._normalizer = normalizer_of(
+        if self.normalizer is None:
+            self.normalizer = normalizer_of(
                 self._source,
                 config.normalization,
                 config.percentiles,
@@ -309,7 +312,13 @@ class VolumeRun:
                 f"no memory for the sums of {self.plan.name}: {one_line(error)}; "
                 "predict a smaller volume, or free memory"
             ) from error
-        return Box.around(boxes) if boxes else Box((0, 0, 0), (0, 0, 0))
+        if not boxes:
+            return Box((0, 0, 0), (0, 0, 0))
+        dirty = Box.around(boxes)
+        if self.skipped_count:  # a finished chunk is filled where only skipped patches reach
+            chunks = [accumulator.chunks[i] for i in accumulator.chunks.touching(dirty)]
+            dirty = Box.around(chunks)
+        return dirty
 
     def keep(self, facts: Callable[[], Mapping[str, Any]]) -> None:
         """Write what is open as it is now, and put the output in its place."""

@@ -16,30 +16,35 @@ from napari.utils import progress
 from psygnal import Signal
 from superqt.utils import qthrottled
 
-from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import SeamlessError, one_line
-from napari_seamless.gui.export import export_metadata, write_volume
+from napari_seamless.gui.endings import last_line
+from napari_seamless.gui.export import Exporter
 from napari_seamless.gui.live_layer import METADATA_KEY, REFRESH_MS, LiveLayer
 from napari_seamless.gui.opening import Opener
-from napari_seamless.gui.overlays import Overlays, Subject, planned, running
-from napari_seamless.gui.request import Request, open_run, source_of
+from napari_seamless.gui.overlays import Overlays, Subject, planned
+from napari_seamless.gui.request import Plan, Request, inputs_of, open_run
+from napari_seamless.gui.run_view import RunView, looked_at
 from napari_seamless.gui.scores import scores_of
-from napari_seamless.gui.view import camera_of, shown_box
+from napari_seamless.gui.view import camera_of
 from napari_seamless.gui.worker import (
     Ended,
+    Foretold,
     Message,
     Opened,
     RunStream,
     Task,
     start_task,
+    start_telling,
     start_worker,
 )
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
-    from napari_seamless.engine.run import Event, Run
+    from napari_seamless.engine.events import Event
+    from napari_seamless.engine.forecast import Forecast
+    from napari_seamless.engine.run import Run
 
 FOCUS_MS = 50
-State = Literal["idle", "opening", "running", "paused"]
+State = Literal["idle", "exporting", "opening", "running", "paused"]
 
 
 class Form(Protocol):
@@ -48,8 +53,8 @@ class Form(Protocol):
     def request(self) -> Request:
         """Return what is asked for, or raise a SeamlessError that says what cannot work."""
 
-    def plan(self) -> tuple[Image, InferenceConfig]:
-        """Return the image and settings alone, which overlays before a run are made from."""
+    def plan(self) -> Plan:
+        """Return what overlays before a run are made from, or raise a SeamlessError."""
 
     def wanted_overlays(self) -> set[str]:
         """Return which of "weights", "coverage" and "grid" are switched on."""
@@ -63,8 +68,14 @@ class Form(Protocol):
     def show_scores(self, scores: Mapping[str, float], of: str = "") -> None:
         """Show metrics under a line that says of what; without any, show none."""
 
+    def show_forecast(self, text: str) -> None:
+        """Show what the run will take; "" hides it."""
+
     def ask_where(self, suggestion: str) -> Path | None:
         """Ask for the file to export to; None if the user changed their mind."""
+
+    def run_started(self) -> None:
+        """Take back what was agreed to for one run: that an output is replaced."""
 
     def set_state(self, state: State) -> None:
         """Enable what makes sense now; show the bar unless idle."""
@@ -87,8 +98,8 @@ class Controller:
         The view.
     opener : Opener, optional
         Opens checkpoints.
-    start, start_task : callable
-        Do work in the background; see `start_worker` and `start_task`.
+    start, start_task, start_telling : callable
+        Do work in the background; see `worker`.
     """
 
     progressed = Signal(int, int)
@@ -105,6 +116,7 @@ class Controller:
         opener: Opener | None = None,
         start: Callable[[RunStream, Callable[[Message], None]], None] = start_worker,
         start_task: Callable[[Task, Callable[[Any], None]], None] = start_task,
+        start_telling: Callable[..., None] = start_telling,
     ) -> None:
         self._viewer = viewer
         self._form = form
@@ -116,24 +128,33 @@ class Controller:
         self._is_dismissed = False
         self._stream: RunStream | None = None
         self._request: Request | None = None
-        self._run: Run | None = None
+        self._view: RunView | None = None
         self._subject: Subject | None = None
-        self._live: LiveLayer | None = None
         self._lives: list[LiveLayer] = []
         self._bar: progress | None = None
         self._inbox: deque[tuple[int, Message]] = deque()
         self._is_receiving = False
         self._paused = False
         self._overlays = Overlays(viewer)
+        self._exporter = Exporter(start_telling)
+        self._export_line = ""
         self._move_focus = qthrottled(self._focus_on_view, timeout=FOCUS_MS)
         self._show_progress_soon = qthrottled(self._show_progress, timeout=REFRESH_MS)
-        self._connections: list[tuple[Any, Callable[..., None]]] = [
-            (viewer.dims.events.point, self._view_moved),
-            (viewer.dims.events.order, self._view_moved),
-            (viewer.dims.events.ndisplay, self._view_moved),
+        self._connections: list[tuple[Any, Callable[..., None]]] = []
+        self._connect()
+
+    def _connect(self) -> None:
+        viewer, events = self._viewer, self._viewer.dims.events
+        self._connections = [
+            (events.point, self._view_moved),
+            (events.order, self._view_moved),
+            (events.ndisplay, self._view_moved),
+            (events.ndisplay, self._dimensions_changed),
             (camera_of(viewer).events.center, self._view_moved),
             (camera_of(viewer).events.zoom, self._view_moved),
             (viewer.layers.events.removed, self._layer_removed),
+            (self._exporter.progressed, self._exporting),
+            (self._exporter.ended, self._exported),
         ]
         for signal, slot in self._connections:
             signal.connect(slot)
@@ -141,7 +162,7 @@ class Controller:
     @property
     def live(self) -> LiveLayer | None:
         """The layer of the newest run, if there is one yet and it is still in the viewer."""
-        return self._live
+        return self._view.live if self._view is not None else None
 
     @property
     def is_busy(self) -> bool:
@@ -154,68 +175,76 @@ class Controller:
             return
         try:
             request = self._form.request()
-            source = source_of(request.image)
+            inputs = inputs_of(request)
         except SeamlessError as error:
             self._form.say(one_line(error), problem=True)
             return
         self._generation += 1
-        self._request, self._run, self._subject, self._live = request, None, None, None
-        self._stream = RunStream(
-            partial(open_run, request, self._opener, source, shown_box(self._viewer, request.image))
-        )
+        self._request, self._view, self._subject = request, None, None
+        focus = looked_at(self._viewer, request.plan)
+        self._stream = RunStream(partial(open_run, request, self._opener, inputs, *focus))
         self._paused = self._is_dismissed = False
+        self._form.run_started()
         self._form.set_state("opening")
         self._form.show_scores({})
+        self._form.show_forecast("")
         self._form.say(f"Opening {request.choice.path.name} …")
         self._start(self._stream, partial(self._receive, self._generation))
 
     def toggle_pause(self) -> None:
         """Pause the run, or go on with it."""
-        if self._run is None or not self.is_busy:
+        if self._view is None or not self.is_busy:
             return
         self._paused = not self._paused
         self._form.set_state("paused" if self._paused else "running")
         if self._paused:
-            self._run.pause()
+            self._view.run.pause()
             self._form.say("Paused")
         else:
-            self._run.resume()
+            self._view.run.resume()
             self._form.say("Running")
 
     def cancel(self) -> None:
-        """End the run after its batch; its layer stays, marked partial."""
+        """End the run after its batch; its layer stays, marked partial. Without a run, an export's.
+
+        An export ends before its next chunk, and nothing is left of it.
+        """
         if self._stream is not None:
             self._form.say("Cancelling …")
             self._stream.cancel()
+        elif self._exporter.is_busy:
+            self._form.say("Cancelling the export …")
+            self._exporter.cancel()
 
     def export(self) -> None:
-        """Write the active prediction layer, or else the newest, to a file the user names."""
+        """Write the active prediction layer, or else the newest, to a file the user names.
+
+        While one is written, stop that.
+        """
+        if self._exporter.is_busy:
+            self._exporter.cancel()
+            return
         live = self._to_export()
         if live is None:
             self._form.say("There is no prediction to export yet; run one first", problem=True)
             return
-        path = self._form.ask_where(f"{live.layer.name}.h5")
-        if path is None:
-            return
-        self._form.say(f"Writing {path.name} …")
-        metadata = export_metadata(live.layer)
-        self._start_task(
-            partial(write_volume, path, live.volume, metadata), partial(self._exported, path)
-        )
+        path = self._form.ask_where(f"{live.layer.name}.zarr")
+        if path is not None:
+            self._exporter.write(path, live)
 
     def score(self) -> None:
         """Compare the newest prediction with the chosen labels, and show how good it is."""
         self._form.show_scores({})
         truth = self._form.chosen_labels()
-        if truth is None or self._live is None or self.is_busy:
+        if truth is None or self.live is None or self.is_busy:
             return
         self._start_task(
-            partial(scores_of, self._live.volume, truth.data),
+            partial(scores_of, self.live.volume, truth.data),
             partial(self._scored, self._generation, truth),
         )
 
     def _scored(self, generation: int, truth: Labels, scores: dict[str, float] | str) -> None:
-        if self._is_closed or self._live is None:
+        if self._is_closed or self.live is None:
             return
         name = truth.name
         if generation != self._generation or self._form.chosen_labels() is not truth:
@@ -223,7 +252,7 @@ class Controller:
         if isinstance(scores, str):
             self._form.say(f"Not scored: {scores}", problem=True)
             return
-        self._form.show_scores(scores, f"{_described(self._live.layer)}, against {name}")
+        self._form.show_scores(scores, f"{_described(self.live.layer)}, against {name}")
         self.scored.emit(scores)
 
     def update_overlays(self) -> None:
@@ -232,7 +261,7 @@ class Controller:
         subject: Subject | None = None
         try:
             if wanted:
-                subject = self._subject or self._planned()
+                subject = self._subject or planned(self._form.plan())
         except SeamlessError as error:
             self._form.say(one_line(error), problem=True)
         self._overlays.show(wanted if subject else set(), subject)
@@ -253,10 +282,11 @@ class Controller:
             soon.cancel()
         for live in self._lives:
             live.forget()
+        self._exporter.close()
         if self._stream is not None:
             self._stream.cancel()
-            if self._live is not None:
-                self._live.layer.metadata[METADATA_KEY]["status"] = "partial"
+            if self.live is not None:
+                self.live.layer.metadata[METADATA_KEY]["status"] = "partial"
         self._close_bar()
 
     def _receive(self, generation: int, message: Message) -> None:
@@ -283,6 +313,8 @@ class Controller:
             return
         if isinstance(message, Opened):
             self._opened(message.run)
+        elif isinstance(message, Foretold):
+            self._foretold(message.forecast)
         elif isinstance(message, Ended):
             self._ended(message)
         else:
@@ -291,44 +323,37 @@ class Controller:
     def _opened(self, run: "Run") -> None:
         if self._request is None:
             return
-        self._run = run
-        self._subject = running(self._request.image, run)
+        self._view = RunView(self._viewer, self._overlays, self._request.plan, run)
+        self._subject = self._view.subject
         self._form.set_state("running")
         self._bar = progress(total=run.total, desc="Blended inference", unit=" patches")
         self._form.set_progress(0, run.total)
-        self._form.say(f"Running {run.total} patches on {run.plan.device}")
+        self._form.say(f"Running {run.total:,} patches on {run.plan.device}: the first batch …")
         self._focus_on_view()
         self.update_overlays()
 
+    def _foretold(self, forecast: "Forecast") -> None:
+        self._form.show_forecast(str(forecast))
+        if self._bar is not None:  # what need not run does not count for the pace
+            settled = forecast.resumed + forecast.skipped
+            self._bar.initial = self._bar.n = self._bar.last_print_n = settled
+
     def _blended(self, event: "Event") -> None:
-        if self._run is None or self._request is None or self._is_dismissed:
+        if self._view is None or self._is_dismissed:
             return
-        if self._live is None:
-            self._follow_plan()
-            self._live = LiveLayer(
-                self._viewer,
-                self._request.image,
-                self._run.live[0],
-                f"{self._request.image.name} prediction",
-                self._request.config.activation,
-                event.dirty,
-                self._run.metadata(),
-            )
-            self._lives.append(self._live)
-            self._overlays.raise_to_top()
-        self._describe()
-        self._live.mark(event.dirty)
-        self._overlays.mark()
+        if self._view.live is None:
+            self._follow_plan(self._view)
+            self._lives.append(self._view.add_layer(event.dirty))
+        self._view.describe()
+        self._view.mark(event)
         self._show_progress_soon(event.done, event.total)
         self.progressed.emit(event.done, event.total)
 
-    def _follow_plan(self) -> None:
+    def _follow_plan(self, view: RunView) -> None:
         """Show the patches as they are, now that the network's output is known."""
-        if self._bar is None or self._request is None or self._run is None or not self._subject:
-            return
-        if self._subject.grid is not self._run.plan.volumes[0].grid:
-            self._bar.total = self._run.total
-            self._subject = running(self._request.image, self._run)
+        if self._bar is not None and view.follow_plan():
+            self._bar.total = view.run.total
+            self._subject = view.subject
             self.update_overlays()
 
     def _show_progress(self, done: int, total: int) -> None:
@@ -336,22 +361,30 @@ class Controller:
             return
         self._form.set_progress(done, total)
         if not self._paused:
-            self._form.say(_progress_line(self._bar, done, total))
+            line = _progress_line(self._bar, done, total)
+            self._form.say("\n".join(filter(None, [line, self._export_line])))
         self._bar.update(done - self._bar.n)  # last: Qt may handle the run's end inside
 
     def _ended(self, ended: Ended) -> None:
-        run, self._stream = self._run, None
+        view, self._stream = self._view, None
         self._show_progress_soon.cancel()
         self._close_bar()
-        if self._live is not None and run is not None:
-            self._describe()
-            self._live.close()
+        if view is not None and view.live is not None:
+            view.describe()
+            view.live.close()
         self._overlays.refresh()
-        self._form.set_state("idle")
-        line = _last_line(run, ended.error, self._live is not None)
-        self._form.say(line, problem=ended.error is not None)
+        self._form.set_state(self._at_rest)
+        self._form.show_forecast("")
+        run = view.run if view is not None else None
+        output = self._request.output if self._request is not None else None
+        line, is_problem = last_line(run, ended.error, self.live is not None, output)
+        self._form.say(line, problem=is_problem)
         self.score()
         self.ended.emit(line)
+
+    @property
+    def _at_rest(self) -> State:
+        return "exporting" if self._exporter.is_busy else "idle"
 
     def _to_export(self) -> LiveLayer | None:
         active = self._viewer.layers.selection.active
@@ -360,23 +393,24 @@ class Controller:
                 return live
         return self._lives[-1] if self._lives else None
 
-    def _exported(self, path: Path, problem: str | None) -> None:
-        if self._is_closed:
-            return
-        if problem is not None:
-            self._form.say(f"Not exported: {problem}", problem=True)
-        else:
-            self._form.say(f"Exported to {path}")
+    def _exporting(self, line: str, done: int, total: int) -> None:
+        """Show how far an export is; a run's own line and bar come first."""
+        self._export_line = line
+        if not self.is_busy:
+            self._form.set_state("exporting")
+            self._form.set_progress(done, max(1, total))
+            self._form.say(line)
 
-    def _describe(self) -> None:
-        """Keep the layer's metadata true."""
-        if self._live is not None and self._run is not None:
-            facts = {"status": self._run.status, "done": self._run.done}
-            self._live.layer.metadata[METADATA_KEY].update(facts)
+    def _exported(self, line: str, problem: bool) -> None:
+        self._export_line = ""
+        if not self.is_busy:
+            self._form.set_state("idle")
+        self._form.say(line, problem)
 
-    def _planned(self) -> Subject:
-        image, config = self._form.plan()
-        return planned(image, source_of(image), config)
+    def _dimensions_changed(self, event: Any = None) -> None:
+        left_out = [live.layer.name for live in self._lives if live.is_left_out]
+        if left_out:
+            self._form.say(f"{left_out[0]} is too large for 3-D; go back to 2-D to see it")
 
     def _view_moved(self, event: Any = None) -> None:
         self._move_focus()
@@ -384,8 +418,8 @@ class Controller:
     def _focus_on_view(self) -> None:
         """Tell the run what is looked at; it re-orders its patches before the next batch."""
         self._overlays.view_moved()
-        if self._run is not None and self._request is not None and self.is_busy:
-            self._run.focus(shown_box(self._viewer, self._request.image))
+        if self._view is not None and self.is_busy:
+            self._view.focus()
 
     def _layer_removed(self, event: Any) -> None:
         if overlay := self._overlays.forget(event.value):
@@ -393,10 +427,11 @@ class Controller:
         for live in [live for live in self._lives if live.layer is event.value]:
             live.forget()
             self._lives.remove(live)
-            if live is self._live:
-                self._live = None
+            if self._view is not None and live is self._view.live:
+                self._view.live = None
                 self._is_dismissed = True
-                self.cancel()
+                if self.is_busy:
+                    self.cancel()
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -412,18 +447,8 @@ def _described(layer: Image) -> str:
 
 
 def _progress_line(bar: progress, done: int, total: int) -> str:
+    if not done:
+        return f"0 of {total:,} patches"
     rate = bar.format_dict["rate"] or done / max(bar.format_dict["elapsed"], 1e-3)
-    left = progress.format_interval((total - done) / rate)
-    return f"{done} of {total} patches, {rate:.1f} patches/s, {left} left"
-
-
-def _last_line(run: "Run | None", error: Exception | None, has_layer: bool) -> str:
-    """Say how it ended and what to do now."""
-    kept = ""
-    if has_layer and run is not None and run.done < run.total:
-        kept = f" The layer keeps {run.done} of {run.total} patches."
-    if error is not None:
-        return f"Failed: {one_line(error)}.{kept}"
-    if run is None or run.status != "complete":
-        return f"Cancelled.{kept or ' Nothing is kept.'}"
-    return f"Done: {run.total} patches. Export writes the layer to a file."
+    left = progress.format_interval((total - done) / max(rate, 1e-9))
+    return f"{done:,} of {total:,} patches, {rate:.1f} patches/s, {left} left"

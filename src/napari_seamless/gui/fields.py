@@ -8,6 +8,7 @@ from magicgui.widgets import (
     ComboBox,
     Container,
     FloatSpinBox,
+    LineEdit,
     PushButton,
     SpinBox,
     TupleEdit,
@@ -15,6 +16,7 @@ from magicgui.widgets import (
 )
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QLabel
+from superqt import QCollapsible
 
 from napari_seamless.engine.config import (
     ACTIVATIONS,
@@ -31,7 +33,19 @@ def inputs(viewer: "napari.viewer.Viewer") -> list[Any]:
         ComboBox(
             name="image",
             choices=lambda box: _images(viewer),
-            tooltip="Layer to predict: (Y, X), (Z, Y, X) or (C, Z, Y, X)",
+            tooltip="Layer to predict: (Y, X), (Z, Y, X), (C, Z, Y, X) or (T, C, Z, Y, X); a time "
+            "axis of fewer axes is told by its label",
+        ),
+        ComboBox(
+            name="level",
+            choices=(0,),
+            visible=False,
+            tooltip="Which level of a multiscale image is predicted; 0 is the finest",
+        ),
+        LineEdit(
+            name="time_points",
+            visible=False,
+            tooltip="Which time points are predicted: 3, 0:10 or 0:10:2; empty for all",
         ),
         TupleEdit(
             name="patch_size",
@@ -89,15 +103,48 @@ def _images(viewer: "napari.viewer.Viewer") -> list[Image]:
     return [image for image in images if OVERLAY_KEY not in image.metadata]
 
 
+def _labels(viewer: "napari.viewer.Viewer") -> list[Labels]:
+    return [layer for layer in viewer.layers if isinstance(layer, Labels)]
+
+
 def labels_choice(viewer: "napari.viewer.Viewer") -> ComboBox:
     """Return the field for a labels layer to score against."""
     return ComboBox(
         name="truth",
         label="labels",
-        choices=lambda box: [layer for layer in viewer.layers if isinstance(layer, Labels)],
+        choices=lambda box: _labels(viewer),
         nullable=True,
         tooltip="Labels layer to score the prediction against, foreground where not 0",
     )
+
+
+def mask_choice(viewer: "napari.viewer.Viewer") -> ComboBox:
+    """Return the field for a layer outside of which nothing is predicted."""
+    return ComboBox(
+        name="mask",
+        choices=lambda box: [*_images(viewer), *_labels(viewer)],
+        nullable=True,
+        tooltip="Only patches that touch a voxel of this layer that is not 0 are run",
+    )
+
+
+class Fold(Container):
+    """Fields under a line that folds them away."""
+
+    def __init__(self, name: str, title: str, fields: list[Any]) -> None:
+        super().__init__(name=name, labels=False, label=" ")
+        self.fields: Container[Any] = Container(widgets=fields, labels=True)
+        self.fields.native.layout().setContentsMargins(0, 0, 0, 0)
+        self.panel = QCollapsible(title)
+        self.panel.setDuration(0)
+        self.panel.addWidget(self.fields.native)
+        self.native.layout().setContentsMargins(0, 0, 0, 0)
+        self.native.layout().addWidget(self.panel)
+
+    def fit(self) -> None:
+        """Make room for the fields that are visible now."""
+        if self.panel.isExpanded():
+            self.panel.expand(animate=False)
 
 
 def controls() -> Container:
@@ -139,5 +186,6 @@ def label_width(form: Container) -> int:
 
 def labels_of(form: Container) -> list[QLabel]:
     """Return the labels beside the fields of a form."""
-    texts = {field.label for field in form}
+    folded = [field for fold in form if isinstance(fold, Fold) for field in fold.fields]
+    texts = {field.label for field in [*form, *folded]}
     return [label for label in form.native.findChildren(QLabel) if label.text() in texts]

@@ -9,14 +9,19 @@ from superqt.utils import qthrottled
 
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.gui.geometry import geometry_of
-from napari_seamless.gui.view import shown_box
+from napari_seamless.gui.axes import axes_of_prediction
+from napari_seamless.gui.geometry import Place
+from napari_seamless.gui.last_region import LastRegion
+from napari_seamless.gui.series import with_axes
+from napari_seamless.gui.view import DrawnFlat, shown_box, shown_time
 
 METADATA_KEY = "napari-seamless"
 REFRESH_MS = 100
 """At most ten refreshes a second: more costs the network time and the eye sees no difference."""
 
 _LIMITS = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+_SAMPLED_VOXELS = 1 << 20
+"""So many voxels at most are looked at for the contrast limits."""
 
 
 class LiveLayer:
@@ -26,10 +31,10 @@ class LiveLayer:
     ----------
     viewer : ViewerModel
         Where the layer is added, above everything else.
-    image : Image
-        The layer that is predicted from; its geometry is taken over.
+    place : Place
+        Where the prediction is on the layer that it is made from.
     live : LazyArray
-        Partial prediction, float32 (C, Z, Y, X), NaN where uncovered.
+        Partial prediction, float32 (C, Z, Y, X) or (T, C, Z, Y, X), NaN where uncovered.
     name : str
         Of the layer.
     activation : str
@@ -43,7 +48,7 @@ class LiveLayer:
     def __init__(
         self,
         viewer: ViewerModel,
-        image: Image,
+        place: Place,
         live: LazyArray,
         name: str,
         activation: str,
@@ -52,54 +57,80 @@ class LiveLayer:
     ) -> None:
         self._viewer = viewer
         self.volume = live
-        """Partial prediction (C, Z, Y, X)."""
-        self._dirty: Box | None = None
+        """Partial prediction (C, Z, Y, X) or (T, C, Z, Y, X)."""
+        self._dirty: dict[int | None, Box] = {}
         self._has_own_limits = activation not in _LIMITS
-        data = as_layer_data(live, flat=image.ndim == 2)
+        self.axes = axes_of_prediction(place.axes, live.shape[-4])
+        """Axes of the layer, by letter."""
+        self._region = LastRegion(live)
+        data = with_axes(self._region.array, "TCZYX"[-live.ndim :], self.axes)
+        self._data = DrawnFlat(data, viewer)
         self.layer = Image(
-            data,
+            self._data,
             name=name,
             rgb=False,
             multiscale=False,
             colormap="magma",
             opacity=0.8,
-            contrast_limits=_LIMITS.get(activation) or _range_of(live, first),
+            contrast_limits=_LIMITS.get(activation) or _limits(live, first) or (0.0, 1.0),
             metadata={METADATA_KEY: metadata},
-            **geometry_of(image, data.ndim),
+            **place.geometry(self.axes),
         )
         viewer.add_layer(self.layer)
         self._refresh_soon = qthrottled(self._refresh, timeout=REFRESH_MS)
 
-    def mark(self, dirty: Box) -> None:
+    def mark(self, dirty: Box, time: int | None = None) -> None:
         """Note that voxels changed; the layer is redrawn soon if they are on the screen."""
-        self._dirty = dirty if self._dirty is None else Box.around([self._dirty, dirty])
+        if dirty.is_empty:
+            return
+        before = self._dirty.get(time)
+        self._dirty[time] = dirty if before is None else Box.around([before, dirty])
+        channels = slice(0, self.volume.shape[-4])
+        lead = () if self.volume.ndim == 4 else (slice(time or 0, (time or 0) + 1),)
+        self._region.mark((*lead, channels, *dirty.slices))
         self._refresh_soon()
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it is too large for the 3-D view, so that nothing of it can be seen."""
+        return self._data.is_left_out
 
     def close(self) -> None:
         """Draw the last state, with its thumbnail, and stop refreshing."""
         self.forget()
+        self._region.forget()  # with its last patch a chunk also gets what fills skipped ones
         if self._has_own_limits:
-            _, z, y, x = self.volume.shape
-            self._widen(shown_box(self._viewer, self.layer) or Box((0, 0, 0), (z, y, x)))
+            z, y, x = self.volume.shape[-3:]
+            self._widen(self._shown() or Box((0, 0, 0), (z, y, x)))
         self.layer.refresh(extent=False, highlight=False)
 
     def forget(self) -> None:
         """Stop refreshing: the layer is gone."""
         self._refresh_soon.cancel()
 
+    def _shown(self) -> Box | None:
+        return shown_box(self._viewer, self.layer, self.axes)
+
     def _refresh(self) -> None:
-        dirty, self._dirty = self._dirty, None
-        shown = shown_box(self._viewer, self.layer)
-        if dirty is not None and (shown is None or not shown.intersection(dirty).is_empty):
+        dirty, self._dirty = self._dirty, {}
+        changed = dirty.get(shown_time(self._viewer, self.layer, self.axes))
+        if changed is None:
+            return
+        shown = self._shown()
+        seen = changed if shown is None else shown.intersection(changed)
+        if not seen.is_empty:
             if self._has_own_limits:
-                self._widen(dirty if shown is None else shown.intersection(dirty))
+                self._widen(seen)
             self.layer.refresh(extent=False, thumbnail=False, highlight=False)
 
     def _widen(self, box: Box) -> None:
         """Let the limits reach new extremes, unless the user has moved them."""
-        low, high = _range_of(self.volume, box)
+        time = shown_time(self._viewer, self.layer, self.axes)
+        found = _limits(self.volume, box, time or 0)
+        if found is None:
+            return
         before = self.layer.contrast_limits_range
-        after = min(low, before[0]), max(high, before[1])
+        after = min(found[0], before[0]), max(found[1], before[1])
         if after != tuple(before):
             is_untouched = tuple(self.layer.contrast_limits) == tuple(before)
             self.layer.contrast_limits_range = after
@@ -107,33 +138,25 @@ class LiveLayer:
                 self.layer.contrast_limits = after
 
 
-def as_layer_data(volume: LazyArray, flat: bool) -> LazyArray:
-    """Return (C, Z, Y, X) without the axes a viewer need not have a slider for.
-
-    Parameters
-    ----------
-    volume : LazyArray
-        (C, Z, Y, X) or (Z, Y, X).
-    flat : bool
-        The image is 2-D: leave Z out. A single channel is left out in any case.
-    """
-    z = volume.ndim - 3
-    left_out = {z} if flat else set()
-    if volume.ndim == 4 and volume.shape[0] == 1:
-        left_out.add(0)
-    kept = [axis for axis in range(volume.ndim) if axis not in left_out]
-
-    def read(ranges: tuple[slice, ...]) -> Any:
-        key: list[Any] = [0] * volume.ndim
-        for axis, part in zip(kept, ranges, strict=True):
-            key[axis] = part
-        return volume[tuple(key)]
-
-    return LazyArray(tuple(volume.shape[axis] for axis in kept), volume.dtype, read)
-
-
-def _range_of(live: LazyArray, box: Box) -> tuple[float, float]:
-    values = live[:, *box.slices]
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+def _limits(live: LazyArray, box: Box, time: int = 0) -> tuple[float, float] | None:
+    """Return the range of values about the middle of a box; None if there are none yet."""
+    part = _middle_of(box.intersection(Box.of_shape(live.shape[-3:])), live.shape[-4])  # type: ignore[arg-type]
+    values = live[(*((time,) * (live.ndim - 4)), slice(None), *part.slices)]
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return None
+    low, high = float(values.min()), float(values.max())
     is_constant = high - low <= 1e-5 * max(abs(low), abs(high))  # but for rounding
     return (low, low + 1) if is_constant else (low, high)
+
+
+def _middle_of(box: Box, channels: int) -> Box:
+    """Return the middle of a box, cut until it has few enough voxels; the longest axis first."""
+    start, stop = list(box.start), list(box.stop)
+    while channels * np.prod([b - a for a, b in zip(start, stop, strict=True)]) > _SAMPLED_VOXELS:
+        axis = int(np.argmax([b - a for a, b in zip(start, stop, strict=True)]))
+        quarter = (stop[axis] - start[axis] + 3) // 4
+        start[axis], stop[axis] = start[axis] + quarter, stop[axis] - quarter
+    z, y, x = start
+    z_stop, y_stop, x_stop = stop
+    return Box((z, y, x), (z_stop, y_stop, x_stop))

@@ -1,5 +1,6 @@
 """Layers that explain a prediction: blending weights, coverage and the patch grid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,15 @@ from napari_seamless.engine.blending import (
     highest_weight,
     weights_array,
 )
-from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.source import Source
 from napari_seamless.engine.volume_plan import volume_plan, window_of
-from napari_seamless.gui.geometry import geometry_of
-from napari_seamless.gui.live_layer import REFRESH_MS, as_layer_data
+from napari_seamless.gui.axes import axes_of_prediction
+from napari_seamless.gui.geometry import Place, place_of
+from napari_seamless.gui.live_layer import REFRESH_MS
+from napari_seamless.gui.request import Plan, source_of
+from napari_seamless.gui.series import stacked, with_axes
+from napari_seamless.gui.view import DrawnFlat
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
     from napari_seamless.engine.run import Run
@@ -39,37 +42,58 @@ class Subject:
 
     Attributes
     ----------
-    image : Image
-        The layer they lie over.
+    place : Place
+        Where the prediction is on the layer that it is made from.
     grid : PatchGrid
         Its patches.
     window : Window
         Of every patch.
     weights, coverage : LazyArray
-        (Z, Y, X); so far, or at the end of the planned run.
+        (Z, Y, X) or (T, Z, Y, X); so far, or at the end of the planned run.
     """
 
-    image: Image
+    place: Place
     grid: PatchGrid
     window: Window
     weights: LazyArray
     coverage: LazyArray
 
 
-def planned(image: Image, source: Source, config: InferenceConfig) -> Subject:
-    """Return the subject of a run with these settings once it is complete."""
-    grid = volume_plan(0, source, config, config.patch_size).grid
+def planned(plan: Plan) -> Subject:
+    """Return the subject of a planned run once it is complete."""
+    config = plan.config
+    volume = volume_plan(0, source_of(plan.image, plan.level), config, config.patch_size)
+    place, grid, times = place_of(plan.image, plan.level, volume), volume.grid, plan.times
     window = window_of(config, config.patch_size)
     everything = np.ones(grid.counts, dtype=bool)
     weights = weights_array(grid, window, lambda: everything)
     coverage = coverage_array(grid, lambda: everything)
-    return Subject(image, grid, window, weights, coverage)
+    count = max(1, len(times))
+    return _subject(place, grid, window, [weights] * count, [coverage] * count, times)
 
 
-def running(image: Image, run: "Run") -> Subject:
+def running(plan: Plan, run: "Run") -> Subject:
     """Return the subject of a run as far as it has come."""
-    grid = run.plan.volumes[0].grid
-    return Subject(image, grid, run.plan.window, run.weights[0], run.coverage[0])
+    volume, window = run.plan.volumes[0], run.plan.window
+    place = place_of(plan.image, plan.level, volume)
+    return _subject(place, volume.grid, window, run.weights, run.coverage, plan.times)
+
+
+def _subject(
+    place: Place,
+    grid: PatchGrid,
+    window: Window,
+    weights: list[LazyArray],
+    coverages: list[LazyArray],
+    times: Sequence[int],
+) -> Subject:
+    """Return a subject of one volume, or of the time points `times` of a series."""
+    axis = place.axes.find("T")
+    if axis < 0:
+        return Subject(place, grid, window, weights[0], coverages[0])
+    length = int(place.layer.data.shape[axis])
+    series = [stacked(dict(zip(times, each, strict=True)), length) for each in (weights, coverages)]
+    return Subject(place, grid, window, *series)
 
 
 class Overlays:
@@ -125,7 +149,7 @@ class Overlays:
         return None
 
     def _add(self, name: str, subject: Subject) -> None:
-        layer = self._grid_layer(subject) if name == "grid" else _map_layer(name, subject)
+        layer = self._grid_layer(subject) if name == "grid" else self._map_layer(name, subject)
         active = self._viewer.layers.selection.active
         self._layers[name] = layer
         self._viewer.add_layer(layer)
@@ -147,7 +171,27 @@ class Overlays:
             edge_color=GRID_COLOR,
             vector_style="line",
             opacity=0.9,
-            **geometry_of(subject.image, ndim),
+            **subject.place.geometry(_spatial(subject)),
+        )
+
+    def _map_layer(self, name: str, subject: Subject) -> Image:
+        if name == "weights":
+            volume, highest = subject.weights, highest_weight(subject.grid, subject.window)
+        else:
+            volume, highest = subject.coverage, highest_coverage(subject.grid)
+        axes = axes_of_prediction(subject.place.axes, 1)
+        data = DrawnFlat(with_axes(volume, "TZYX"[-volume.ndim :], axes), self._viewer)
+        return Image(
+            data,
+            name=NAMES[name],
+            metadata={OVERLAY_KEY: name},
+            rgb=False,
+            multiscale=False,
+            colormap="cyan" if name == "weights" else "yellow",
+            blending="additive",
+            opacity=0.5,
+            contrast_limits=(0, highest),
+            **subject.place.geometry(axes),
         )
 
     def _line_width(self, subject: Subject) -> float:
@@ -156,7 +200,7 @@ class Overlays:
         napari stretches lines with the scale; the mean keeps both directions in sight.
         """
         ndim = _ndim(subject)
-        scale = np.abs(subject.image.scale[-ndim:])
+        scale = np.abs(subject.place.geometry(_spatial(subject))["scale"])
         displayed = [axis - self._viewer.dims.ndim for axis in self._viewer.dims.displayed]
         displayed = [axis for axis in displayed if axis >= -ndim]
         extent = max(subject.grid.shape[axis] * scale[axis] for axis in displayed)
@@ -171,7 +215,9 @@ class Overlays:
         hidden = [each for each in dims.not_displayed if each >= dims.ndim - 3]
         if ndim == 3 and axis is not None and hidden:
             axis = hidden[-1] - (dims.ndim - 3)
-            plane = float(subject.image.world_to_data(dims.point)[axis - 3])
+            layer = subject.place.layer
+            point = np.asarray(layer.world_to_data(dims.point))[-layer.ndim :][-3:]
+            plane = float(subject.place.inside(point)[axis])
         return grid_lines(subject.grid, axis, plane)[:, :, 3 - ndim :]
 
 
@@ -209,25 +255,10 @@ def _lines_along(axis: int, faces: list[NDArray[Any]], length: int) -> NDArray[n
     return np.stack([starts, extent], axis=1)
 
 
-def _map_layer(name: str, subject: Subject) -> Image:
-    if name == "weights":
-        volume, highest = subject.weights, highest_weight(subject.grid, subject.window)
-    else:
-        volume, highest = subject.coverage, highest_coverage(subject.grid)
-    data = as_layer_data(volume, flat=subject.image.ndim == 2)
-    return Image(
-        data,
-        name=NAMES[name],
-        metadata={OVERLAY_KEY: name},
-        rgb=False,
-        multiscale=False,
-        colormap="cyan" if name == "weights" else "yellow",
-        blending="additive",
-        opacity=0.5,
-        contrast_limits=(0, highest),
-        **geometry_of(subject.image, data.ndim),
-    )
+def _spatial(subject: Subject) -> str:
+    """Return the axes that lines are drawn along."""
+    return axes_of_prediction(subject.place.axes, 1).replace("T", "").replace("C", "")
 
 
 def _ndim(subject: Subject) -> int:
-    return min(3, subject.image.ndim)
+    return len(_spatial(subject))

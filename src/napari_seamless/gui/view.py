@@ -1,11 +1,19 @@
 """What part of a volume the viewer shows."""
 
+import math
+from typing import Any
+
 import numpy as np
 from napari.components import Camera, ViewerModel
 from napari.layers import Layer
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from napari_seamless.engine.grid import Box
+from napari_seamless.engine.lazy import LazyArray, Ranges
+from napari_seamless.gui.axes import axes_of
+
+LARGEST_IN_3D = 1 << 27
+"""Voxels of a layer that are drawn in 3-D: napari reads them all for that."""
 
 
 def camera_of(viewer: ViewerModel) -> Camera:
@@ -13,7 +21,7 @@ def camera_of(viewer: ViewerModel) -> Camera:
     return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
 
 
-def shown_box(viewer: ViewerModel, layer: Layer) -> Box | None:
+def shown_box(viewer: ViewerModel, layer: Layer, axes: str = "") -> Box | None:
     """Return the voxels (Z, Y, X) of a layer that are on the screen; None in 3-D, where all are.
 
     Parameters
@@ -21,21 +29,78 @@ def shown_box(viewer: ViewerModel, layer: Layer) -> Box | None:
     viewer : ViewerModel
         Its slider positions and displayed axes count.
     layer : Layer
-        2-D (Y, X), 3-D (Z, Y, X) or more; leading axes are left out.
+        With or without time, channels and Z.
+    axes : str
+        Its axes by letter; by default as its labels say.
     """
     if viewer.dims.ndisplay != 2:
         return None
     missing = viewer.dims.ndim - layer.ndim
     displayed = [axis - missing for axis in viewer.dims.displayed if axis >= missing]
-    position = np.asarray(layer.world_to_data(viewer.dims.point))[-layer.ndim :]
-    low, high = np.rint(position).astype(int), np.rint(position).astype(int) + 1
+    low = _position(viewer, layer)
+    high = low + 1
     corners = _corners(layer)[:, displayed]
     extent = np.asarray(layer.extent.data)[:, displayed].astype(int)
     corners = np.where(corners[0] == corners[1], extent, corners)  # not drawn along an axis yet
     low[displayed], high[displayed] = corners[0], corners[1] + 1
-    z, y, x = (0, *low.tolist())[-3:]
-    z_stop, y_stop, x_stop = (1, *high.tolist())[-3:]
+    letters = axes or axes_of(layer)
+    at = [letters.find(letter) for letter in "ZYX"]
+    z, y, x = (int(low[axis]) if axis >= 0 else 0 for axis in at)
+    z_stop, y_stop, x_stop = (int(high[axis]) if axis >= 0 else 1 for axis in at)
     return Box((z, y, x), (z_stop, y_stop, x_stop))
+
+
+def scaled_down(box: Box | None, step: tuple[float, float, float]) -> Box | None:
+    """Return the voxels of a coarser level that a box touches; `step` is their size."""
+    if box is None:
+        return None
+    z, y, x = (int(low // by) for low, by in zip(box.start, step, strict=True))
+    z_stop, y_stop, x_stop = (-int(-high // by) for high, by in zip(box.stop, step, strict=True))
+    return Box((z, y, x), (z_stop, y_stop, x_stop))
+
+
+def shown_time(viewer: ViewerModel, layer: Layer, axes: str = "") -> int | None:
+    """Return the time point that is on the screen; None if the layer has no time."""
+    at = (axes or axes_of(layer)).find("T")
+    return None if at < 0 else int(_position(viewer, layer)[at])
+
+
+def _position(viewer: ViewerModel, layer: Layer) -> NDArray[np.intp]:
+    """Return where the sliders are, in voxels of a layer."""
+    position = np.asarray(layer.world_to_data(viewer.dims.point))[-layer.ndim :]
+    return np.rint(position).astype(np.intp)
+
+
+class DrawnFlat(LazyArray):
+    """A layer's data, of which a viewer gets one empty voxel in 3-D if it is too large for that.
+
+    napari slices the whole volume there, even for a layer that is hidden.
+
+    Parameters
+    ----------
+    volume : LazyArray
+        The data.
+    viewer : ViewerModel
+        Where it is shown.
+    """
+
+    def __init__(self, volume: LazyArray, viewer: ViewerModel) -> None:
+        super().__init__(volume.shape, volume.dtype, self._drawn)
+        self._volume, self._viewer = volume, viewer
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether nothing of it can be seen now."""
+        return self._viewer.dims.ndisplay == 3 and math.prod(self.shape[-3:]) > LARGEST_IN_3D
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return self._volume.__array__(dtype, copy)
+
+    def _drawn(self, ranges: Ranges) -> NDArray[Any]:
+        asked = math.prod(each.stop - each.start for each in ranges)
+        if asked > LARGEST_IN_3D and self.is_left_out:
+            return np.full((1,) * self.ndim, np.nan if self.dtype.kind == "f" else 0, self.dtype)
+        return np.asarray(self._volume[ranges])
 
 
 def _corners(layer: Layer) -> NDArray[np.intp]:

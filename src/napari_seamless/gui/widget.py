@@ -12,27 +12,39 @@ from qtpy.QtWidgets import QFileDialog, QSizePolicy
 
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, ModelError, SeamlessError, one_line
+from napari_seamless.gui.axes import axes_of
 from napari_seamless.gui.checkpoint_form import CheckpointForm
 from napari_seamless.gui.controller import Controller, State
 from napari_seamless.gui.fields import (
+    Fold,
     controls,
     inputs,
     label_width,
     labels_choice,
     labels_of,
+    mask_choice,
     overlay_boxes,
     row,
 )
 from napari_seamless.gui.file_settings import FileSettings
 from napari_seamless.gui.opening import Opener, Reading
 from napari_seamless.gui.recent import RecentCheckpoints
-from napari_seamless.gui.request import Request, source_of
+from napari_seamless.gui.request import (
+    Plan,
+    Request,
+    check_mask,
+    source_of,
+)
+from napari_seamless.gui.resources_form import OUTPUT_FILTER, ResourcesForm
 from napari_seamless.gui.scores import check_labels
 from napari_seamless.metrics import METRIC_NAMES
 from napari_seamless.models.reporting.suitability import unsuitable
 from napari_seamless.models.sniff import FORMATS_TEXT
 
 _PROBLEM = "color: #ff8a80;"
+_SETTINGS = ("skip_constant", "on_error")
+"""Fields among `more` that are settings of a run."""
+_SUFFIXES = (".zarr", ".h5", ".tif")
 _OVERLAYS = ("weights", "coverage", "grid")
 
 
@@ -49,32 +61,44 @@ class BlendedInference(Container):
         super().__init__()
         opener = Opener()
         self._model = CheckpointForm(opener, RecentCheckpoints())
-        image, *settings = inputs(napari_viewer)
+        image, level, times, *settings = inputs(napari_viewer)
         *checkpoint, report = self._model.fields
-        self._inputs = [image, *checkpoint, *settings]
-        self._file_settings = FileSettings({field.name: field for field in settings})
+        self._resources = ResourcesForm()
+        self._truth, mask = labels_choice(napari_viewer), mask_choice(napari_viewer)
+        self._inputs = [image, level, times, *checkpoint, *settings, mask]
+        self._inputs += self._resources.fields
+        known = [times, *settings, *map(self._resources.__getitem__, _SETTINGS)]
+        self._file_settings = FileSettings({field.name: field for field in known})
         self._bar = ProgressBar(name="progress", visible=False)
         self._status = Label(name="status")
-        self._truth = labels_choice(napari_viewer)
+        self._forecast = Label(
+            name="forecast", visible=False, tooltip="What the run will take, by its first batch"
+        )
         self._scores = Label(name="scores", visible=False)
         self._others = Label(
             name="others", label="also (file)", visible=False, tooltip="Taken from the checkpoint"
         )
-        for lines in (self._status, self._scores, self._others):
+        for lines in (self._status, self._forecast, self._scores, self._others):
             lines.native.setWordWrap(True)
             lines.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.extend(
             [
                 image,
+                level,
+                times,
                 *checkpoint,
                 report,
                 *settings,
                 self._others,
+                *self._resources.output_fields,
+                mask,
                 self._truth,
+                self._resources.more,
                 controls(),
                 overlay_boxes(),
                 row(self._bar),
                 row(self._status),
+                row(self._forecast),
                 row(self._scores),
             ]
         )
@@ -83,6 +107,7 @@ class BlendedInference(Container):
         self._busy = False
         self._controller = Controller(napari_viewer, self, opener)
         self._connect()
+        self._image_chosen()
         self._validate()
 
     def __getattr__(self, name: str) -> Any:
@@ -91,7 +116,7 @@ class BlendedInference(Container):
             if child.name == name:
                 return child
             if isinstance(child, Container) and not isinstance(child, (FileEdit, TupleEdit)):
-                for inner in child:
+                for inner in child.fields if isinstance(child, Fold) else child:
                     if inner.name == name:
                         return inner
         return object.__getattribute__(self, name)
@@ -103,23 +128,53 @@ class BlendedInference(Container):
 
     def request(self) -> Request:
         """Return what is asked for, or raise a SeamlessError that says what cannot work."""
-        image, config = self.plan()
+        plan = self.plan()
         choice = self._model.choice()
         if choice is None:
             raise ModelError(f"Choose a checkpoint: {FORMATS_TEXT}")
         if self._model.reading is not None:
-            _check(self._model.reading, config, image)
-        return Request(image, choice, config)
+            _check(self._model.reading, plan)
+        mask, resources = self.mask.value, self._resources
+        resources.check([plan.image] if mask is None else [plan.image, mask])
+        if mask is not None:
+            check_mask(mask, source_of(plan.image, plan.level), plan.level)
+        return Request(
+            plan,
+            choice,
+            resources.output,
+            overwrite=resources.overwrite,
+            mask=mask,
+            memory=resources.memory,
+            workers=resources.workers,
+        )
 
-    def plan(self) -> tuple[Image, InferenceConfig]:
-        """Return the image and the settings, or raise a SeamlessError."""
-        if self.image.value is None:
+    def plan(self) -> Plan:
+        """Return what is predicted and how, or raise a SeamlessError."""
+        image: Image | None = self.image.value
+        if image is None:
             raise ConfigError("Open an image first, for example with File > Open Sample")
-        source = source_of(self.image.value)  # says what kind of layer cannot be predicted
-        truth = self.chosen_labels()
+        level = int(self.level.value or 0) if image.multiscale else 0
+        source = source_of(image, level)  # says what kind of layer cannot be predicted
+        truth, has_time = self.chosen_labels(), "T" in axes_of(image)
+        if truth is not None and has_time:
+            raise ConfigError("Labels are compared with one volume, not with a series; choose none")
         if truth is not None:
             check_labels(truth, source)
-        return self.image.value, InferenceConfig(**self._file_settings.values())
+        values = self._file_settings.values()
+        text = str(values["time_points"] or "").strip()
+        values["time_points"] = text or None if has_time else None
+        plan = Plan(image, InferenceConfig(**values), level)
+        plan.check_times()
+        return plan
+
+    def run_started(self) -> None:
+        """Take back that an output may be replaced: the next run would delete this one's."""
+        self._resources.forget_agreement()
+
+    def show_forecast(self, text: str) -> None:
+        """Show what the run will take; "" hides it."""
+        self._forecast.value = text
+        self._forecast.visible = bool(text)
 
     def wanted_overlays(self) -> set[str]:
         """Return which overlays are switched on."""
@@ -147,23 +202,29 @@ class BlendedInference(Container):
     def ask_where(self, suggestion: str) -> Path | None:
         """Ask for the file to export to."""
         chosen, kind = QFileDialog.getSaveFileName(
-            self.native, "Export the prediction", suggestion, "HDF5 (*.h5);;TIFF (*.tif)"
+            self.native, "Export the prediction", suggestion, OUTPUT_FILTER
         )
-        if not chosen or Path(chosen).suffix:
-            return Path(chosen) if chosen else None
-        path = Path(f"{chosen}.tif" if "tif" in kind else f"{chosen}.h5")
-        if path.exists():  # the dialog has asked about the name without a suffix only
-            self.say(f"{path.name} exists; choose it in the dialog to replace it", problem=True)
+        if not chosen:
+            return None
+        path = Path(chosen)
+        if not path.suffix:
+            path = Path(chosen + next(each for each in _SUFFIXES if each in kind))
+            if path.is_file():  # the dialog has asked about the name without a suffix only
+                self.say(f"{path.name} exists; choose it in the dialog to replace it", problem=True)
+                return None
+        if path.is_dir():
+            self.say(f"{path.name} exists; choose another name", problem=True)
             return None
         return path
 
     def set_state(self, state: State) -> None:
         """Enable what makes sense now; show the bar unless idle."""
-        self._busy = state != "idle"
+        self._busy = state not in ("idle", "exporting")
+        self.export_button.text = "Stop export" if state == "exporting" else "Export…"
         for field in self._inputs:
             field.enabled = not self._busy
         self.run_button.enabled = not self._busy and self._problem() is None
-        self.cancel_button.enabled = self._bar.visible = self._busy
+        self.cancel_button.enabled = self._bar.visible = state != "idle"
         self.pause_button.enabled = state in ("running", "paused")
         self.pause_button.text = "Continue" if state == "paused" else "Pause"
 
@@ -179,8 +240,9 @@ class BlendedInference(Container):
     def reset_choices(self, *args: Any) -> None:
         """Follow the viewer's layers: napari calls this when they change."""
         before = self.image.value
-        for field in (self.image, self._truth):  # the others' choices are no layers
+        for field in (self.image, self.mask, self._truth):  # the others' choices are no layers
             field.reset_choices()
+        self._image_chosen()
         if self.image.value is not before:  # magicgui is silent when the last choice goes
             self._validate()
             self._controller.plan_changed()
@@ -196,7 +258,8 @@ class BlendedInference(Container):
         self._truth.changed.connect(self._validate)
         for field in self._inputs:
             field.changed.connect(self._validate)
-        for name in ("image", "patch_size", "overlap", "blending"):
+        self.image.changed.connect(self._image_chosen)
+        for name in ("image", "level", "time_points", "patch_size", "overlap", "blending"):
             getattr(self, name).changed.connect(self._controller.plan_changed)
         self._model.chosen.connect(self._forget_settings)
         self._file_settings.marked.connect(self._align_labels)
@@ -235,12 +298,28 @@ class BlendedInference(Container):
         self._others.value = ", ".join(f"{name} {value}" for name, value in others.items())
         self._others.visible = bool(others)
 
+    def _image_chosen(self) -> None:
+        """Show the fields that only some images need."""
+        image: Image | None = self.image.value
+        self.time_points.native.setPlaceholderText("all")
+        has_time = image is not None and "T" in axes_of(image)
+        levels = image.data if image is not None and image.multiscale else []
+        shapes = [" x ".join(map(str, level.shape)) for level in levels]
+        choices = [(f"{i}: {shape}", i) for i, shape in enumerate(shapes)]
+        for field, is_needed in ((self.time_points, has_time), (self.level, bool(levels))):
+            if field.visible != is_needed:
+                field.visible = is_needed
+        with self.level.changed.blocked():
+            self.level.choices = choices or (0,)
+
     def _validate(self) -> None:
         """Say at once whether what the form asks for can work."""
         if self._busy:
             return
+        self._resources.ask_for_agreement()
         problem = self._problem()
-        ready = f"Reading {self._model.file_name} …" if self._model.is_reading else "Ready"
+        is_reading, name = self._model.is_reading, self._model.file_name
+        ready = f"Reading {name} …" if is_reading else self._resources.ready()
         self.say(problem or ready, problem=problem is not None)
         self.run_button.enabled = problem is None
 
@@ -253,10 +332,10 @@ class BlendedInference(Container):
         return None
 
 
-def _check(reading: Reading, config: InferenceConfig, image: Image) -> None:
+def _check(reading: Reading, plan: Plan) -> None:
     """Raise a ModelError if what was found in the checkpoint cannot be run as asked."""
     problem = reading.problem
     if problem is None and reading.report is not None:
-        problem = unsuitable(reading.report, config, source_of(image))
+        problem = unsuitable(reading.report, plan.config, source_of(plan.image, plan.level))
     if problem is not None:
         raise ModelError(problem)

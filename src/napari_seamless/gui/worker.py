@@ -1,14 +1,22 @@
 """A run on a thread worker, and every way in which it can end, as messages to the main thread."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Union
 
 from napari.qt.threading import GeneratorWorker, create_worker
+from qtpy.QtCore import QObject
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+
+from napari_seamless.engine.errors import EndedError
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
-    from napari_seamless.engine.run import Event, Run
+    from napari_seamless.engine.events import Event
+    from napari_seamless.engine.forecast import Forecast
+    from napari_seamless.engine.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +27,20 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Foretold:
+    """The first batches are done, so that it is known what the run will take."""
+
+    forecast: "Forecast"
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Nothing follows. Without an error the run says itself whether it is complete."""
 
     error: Exception | None = None
 
 
-Message = Union[Opened, "Event", Ended]
+Message = Union[Opened, Foretold, "Event", Ended]
 
 
 class RunStream:
@@ -53,6 +68,9 @@ class RunStream:
     def messages(self) -> Generator[Message]:
         """Yield `Opened`, an `Event` per batch, and `Ended` whatever happens.
 
+        `Foretold` follows the first batch, so that its picture is there while the network's pace
+        is measured.
+
         napari's worker loses a RuntimeError that its function raises, and every failure of torch is
         one; so an error is a message here.
         """
@@ -60,11 +78,19 @@ class RunStream:
             run = self._open()
             with run:
                 yield Opened(run)
+                yield from islice(run, 1)
+                yield from self._foretold(run)
                 yield from run
             ended = Ended()
         except Exception as error:  # passed on to the user
             ended = Ended(error)
         yield ended
+
+    def _foretold(self, run: "Run") -> Generator[Foretold]:
+        if self._cancelled:
+            return
+        with contextlib.suppress(EndedError):  # cancelled before anybody could know
+            yield Foretold(run.forecast())
 
     def _open(self) -> "Run":
         run = self._open_run()
@@ -98,6 +124,30 @@ def start_task(task: Task, done: Callable[[Any], None]) -> None:
     """Do a task on a thread; `done` gets what it returns on the main thread."""
     worker = create_worker(task, _start_thread=False)
     worker.returned.connect(done)
+    worker.start()
+
+
+Tell = Callable[[Any], None]
+"""Passes something on to the main thread; may be called on any."""
+
+
+class _Relay(QObject):
+    """Its signal carries things from a thread to the main one."""
+
+    told = QtSignal(object)
+
+
+def start_telling(job: Callable[[Tell], Any], told: Tell, done: Tell) -> None:
+    """Do a job on a thread; the main thread gets what the job tells meanwhile, and returns."""
+    relay = _Relay()
+    relay.told.connect(told)
+
+    def end(result: Any) -> None:
+        relay.deleteLater()
+        done(result)
+
+    worker = create_worker(job, relay.told.emit, _start_thread=False)
+    worker.returned.connect(end)
     worker.start()
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_seamless.engine.errors import OutputError
-from napari_seamless.engine.sums import SCRATCH_PREFIX
+from napari_seamless.engine.store import SCRATCH_PREFIX
 
 _IDENTITY = "run.json"
 _FORMER = ".run.json"

@@ -42,7 +42,8 @@ class ContiguousOutput:
         self._content: Content | None = None
         self._recorded: set[int] = set()
         self._filled: set[int] = set()  # chunks that are provisional or blank
-        self._ended: set[int] = set()  # time points
+        self._ended: dict[int, str] = {}
+        self._is_complete = False  # time points
 
     def at(self, time: int = 0) -> "ContiguousStore":
         """Return the store of one time point; 0 for a single volume."""
@@ -126,13 +127,12 @@ class ContiguousOutput:
 
     def finish(self, time: int, facts: Mapping[str, Any]) -> None:
         """Say how a time point ended; the file goes to its place once no other is to come."""
-        if self._place.was_complete:
+        if self._place.was_complete or self._is_complete:
             return
         self._begun()
         with common.errors_as(common.broken_off, self._path):
             self._recorded |= self._place.journal.finished()  # by other processes, too
-            self._ended.add(time)
-            status = facts["status"]
+            status = self._ended[time] = facts["status"]
             if status == "complete" and self._times is not None:
                 if not self._is_last():
                     return
@@ -141,6 +141,7 @@ class ContiguousOutput:
             self._complete_file({**facts, "status": status})
             self._place.publish()
             if status == "complete":
+                self._is_complete = True
                 self._place.journal.remove()
 
     def close(self) -> None:
@@ -213,7 +214,11 @@ class ContiguousOutput:
         return self._recorded.issuperset(range(time * count, (time + 1) * count))
 
     def _status_of_series(self) -> str:
-        return "complete" if all(map(self._has_all, range(self._times or 1))) else "partial"
+        is_complete = all(
+            self._ended.get(time) == "complete" or self._has_all(time)
+            for time in range(self._times or 1)
+        )
+        return "complete" if is_complete else "partial"
 
     def _complete_file(self, facts: Mapping[str, Any]) -> None:
         content = self._begun()

@@ -55,6 +55,7 @@ class ZarrFolder:
         self._resume = resume
         self._always: dict[str, Any] = {}
         self._recorded: Collection[int] = ()
+        self._was_complete = False
         self._of_times: dict[str, dict[str, Any]] = {}
 
     def begin(
@@ -88,9 +89,11 @@ class ZarrFolder:
         }
         total = len(chunks) * (self.times or 1)
         levels = self._levels(chunks.shape, facts)
-        self._recorded = self._find_recorded(total)
-        self._check_room(arrays, levels, 1 - len(self._recorded) / total)
-        if not self._recorded:
+        found = self._find_recorded(total)
+        self._recorded = found or ()
+        replaces = found is None and exists(self.path)
+        self._check_room(arrays, levels, 1 - len(self._recorded) / total, replaces)
+        if found is None:  # a run that finished nothing yet is taken up, too
             said = self._known(facts)
             zarr_place.put(
                 self.path,
@@ -123,6 +126,8 @@ class ZarrFolder:
         OSError
             If that cannot be written.
         """
+        if self._was_complete:  # nothing is added to it, and it may know more than this run
+            return
         known = self._known(facts)
         if self.times is not None:
             self._of_times[str(time)] = {key: known[key] for key in _OF_A_TIME if key in known}
@@ -146,30 +151,34 @@ class ZarrFolder:
     def _known(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         return plain({"versions": versions(), **facts, **self._always})
 
-    def _find_recorded(self, total: int) -> Collection[int]:
+    def _find_recorded(self, total: int) -> Collection[int] | None:
+        """Return the chunks recorded of the run that was left here; None if there is none."""
         zarr_place.check_zarr(self.path)
         if not self._resume:
             check_place(self.path, self._overwrite, False)  # something may have appeared
-            return ()
+            return None
         if not exists(self.path):
-            return ()
+            return None
         facts = zarr_place.facts_there(self.path)
         check_same(facts["identity"], self._always["identity"], self.path)
         recorded = zarr_place.finished_there(self.path, self.journal, facts, total)
-        if recorded:
-            for made in ("arrays", "layout"):
-                check_same({made: facts[made]}, {made: self._always[made]}, self.path)
-            self._of_times = facts.get("times", {})
+        for made in ("arrays", "layout"):
+            check_same({made: facts[made]}, {made: self._always[made]}, self.path)
+        self._of_times = facts.get("times", {})
+        self._was_complete = facts.get("status") == "complete" and not self.journal.exists
         return recorded
 
     def _check_room(
-        self, arrays: Mapping[str, ArraySpec], levels: tuple[Level, ...], share: float
+        self,
+        arrays: Mapping[str, ArraySpec],
+        levels: tuple[Level, ...],
+        share: float,
+        replaces: bool,
     ) -> None:
         """Raise OutputError if that share of the output does not fit the disk."""
         voxels = math.prod(levels[0].shape) * share_of_pyramid(levels) * (self.times or 1)
         need = sum(voxels * share * _bytes_per_voxel(spec) for spec in arrays.values())
-        replaced = exists(self.path) and not self._recorded
-        check_room(self.path, int(need) - (zarr_place.bytes_in(self.path) if replaced else 0))
+        check_room(self.path, int(need) - (zarr_place.bytes_in(self.path) if replaces else 0))
 
     def _fill(
         self,

@@ -1,0 +1,79 @@
+"""A run drained to its end, and what is said and kept of one that failed."""
+
+import secrets
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from napari_seamless.engine.errors import SeamlessError, one_line
+from napari_seamless.engine.run import Run
+from napari_seamless.io.export import write_arrays
+
+if TYPE_CHECKING:
+    from napari_seamless.inference import InferenceRun
+
+
+def failure_lines(run: Run) -> list[str]:
+    """Say in one line each which volume failed, why, and what is kept of it."""
+    lines = []
+    for vol_id, error in sorted(run.failures.items()):
+        name, text = run.plan.volumes[vol_id].name, one_line(error)
+        if len(run.plan.volumes) > 1 and not text.startswith(name):
+            text = f"{name} failed: {text}"
+        lines.append("; ".join([text, *getattr(error, "__notes__", [])]))
+    return lines
+
+
+def unreadable_lines(run: Run) -> list[str]:
+    """Say in one line each which patches have no prediction since their input cannot be read."""
+    lines = []
+    for volume in run.volumes:
+        for index, error in sorted(volume.unreadable.items()):
+            box = volume.plan.cores[index]
+            lines.append(f"patch at {box.start} (Z, Y, X) is missing: {one_line(error)}")
+    return lines
+
+
+def drain(run: "InferenceRun", progress: bool = True) -> None:
+    """Iterate over a run to its end, with a progress bar that counts patches.
+
+    A prediction whose output cannot be written goes to the folder for temporary files instead.
+    Notes of the errors say where what was done is kept.
+    """
+    hidden = not progress or sys.stderr is None  # a program without a console has none
+    try:
+        with tqdm(total=run.total, unit=" patches", disable=hidden, dynamic_ncols=True) as bar:
+            for event in run:
+                bar.total = event.total
+                bar.update(event.done - bar.n)
+    finally:
+        for vol_id, error in run.failures.items():
+            if kept := _where_kept(run, vol_id):
+                error.add_note(kept)
+
+
+def _where_kept(run: "InferenceRun", vol_id: int) -> str:
+    """Say in one line where a volume that failed is kept; "" if nothing of it is."""
+    volume, done = run.volumes[vol_id], "{} of {} patches".format(*run.progress(vol_id))
+    if vol_id in run.written:
+        return f"{run.paths[vol_id]} keeps {done}"
+    if vol_id not in run.unwritten:
+        return ""
+    if volume.accumulator.finished:
+        return f"what is finished of {done} is kept; mend that, and resume"
+    return rescue(vol_id, run.files(vol_id), run.metadata(vol_id))
+
+
+def rescue(vol_id: int, files: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Write a prediction to the folder for temporary files; say in one line where it is."""
+    name = f"napari-seamless-{secrets.token_hex(4)}-{vol_id}.h5"
+    path = Path(tempfile.gettempdir()) / name
+    try:
+        write_arrays(path, files, metadata, labels=["labels"])
+    except SeamlessError as error:
+        return f"it could not be kept elsewhere either ({one_line(error)})"
+    return f"the prediction is kept in {path}"
