@@ -49,7 +49,7 @@ def test_sums_are_kept_wherever_they_are_and_the_budget_at_every_moment(tmp_path
         assert sums.nbytes + sums.bytes_on_disk == ONE * len(known)
         assert sum(os.path.getsize(path) for path in tmp_path.glob("*/*")) == sums.bytes_on_disk
         for index in known:
-            found = sums.part(index, (slice(1, 2), slice(None), slice(1, 3)))
+            found = sums.part(index, (slice(1, 2), slice(None), slice(1, 3), slice(None)))
             np.testing.assert_array_equal(found, expected[index][1:2, :, 1:3])
     assert known == set(range(10))
     for index in range(10):
@@ -82,13 +82,13 @@ def test_what_is_needed_at_once_stays_whatever_it_takes(tmp_path):
     sums.take({9: SHAPE})
     assert (sums.nbytes, files_in(tmp_path)) == (ONE, ["0", "1", "2", "3", "4"])
     for index in range(5):
-        assert (sums.part(index, (slice(None),)) == index).all()
+        assert (sums.part(index, (slice(None),) * 4) == index).all()
 
 
 def test_a_part_is_a_copy(tmp_path):
     sums = opened(None, tmp_path)
     taken = sums.take({0: SHAPE})[0]
-    part = sums.part(0, (slice(None),))
+    part = sums.part(0, (slice(None),) * 4)
     taken.fill_(7)
     assert not part.any()
 
@@ -114,9 +114,9 @@ def test_sums_whose_file_is_gone_are_an_error_and_no_endless_loop(tmp_path):
     sums.take({1: SHAPE})
     shutil.rmtree(next(tmp_path.iterdir()))
     with pytest.raises(FileNotFoundError):
-        sums.part(0, (slice(None),))
+        sums.part(0, (slice(None),) * 4)
     with pytest.raises((KeyError, FileNotFoundError)):
-        sums.part(7, (slice(None),))
+        sums.part(7, (slice(None),) * 4)
 
 
 def test_without_a_budget_no_folder_is_made(tmp_path):
@@ -149,8 +149,8 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, small_files):
     assert all(word in message for word in ("free", "memory budget", "TMPDIR"))
     assert files_in(tmp_path) == ["0"]
     assert set(sums) == {0, 1}
-    assert (sums.part(0, (slice(None),)) == 3).all()
-    assert (sums.part(1, (slice(None),)) == 4).all()
+    assert (sums.part(0, (slice(None),) * 4) == 3).all()
+    assert (sums.part(1, (slice(None),) * 4) == 4).all()
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")

@@ -144,6 +144,11 @@ class BlendAccumulator:
         return 0 if array is None else array.nbytes
 
     @property
+    def open_bytes(self) -> int:
+        """Bytes of open sums, in memory and in files."""
+        return self._sums.nbytes + self._sums.bytes_on_disk
+
+    @property
     def failed(self) -> list[int]:
         """Patches whose input could not be read."""
         return np.flatnonzero(self._failed).tolist()
@@ -179,7 +184,7 @@ class BlendAccumulator:
         target = patch.intersection(self._volume)
         weighted = prediction * self._matrix
         touched = self._unfinished(target)
-        opened = self._opened(touched)  # out of memory here, nothing is added
+        opened = self._opened(touched, target.stop[0])  # out of memory here, nothing is added
         with self._lock:
             for i, sums in opened.items():
                 chunk = self._chunks[i]
@@ -420,8 +425,15 @@ class BlendAccumulator:
     def _unfinished(self, box: Box) -> list[int]:
         return [i for i in self._chunks.touching(box) if i not in self._final]
 
-    def _opened(self, chunks: list[int]) -> dict[int, torch.Tensor]:
-        return self._sums.take({i: (self._channels, *self._chunks[i].shape) for i in chunks})
+    def _opened(self, chunks: list[int], stop: int | None = None) -> dict[int, torch.Tensor]:
+        """Return the sums of chunks; up to plane `stop` of the volume they are to be added to."""
+        boxes = {i: self._chunks[i] for i in chunks}
+        shapes = {i: (self._channels, *box.shape) for i, box in boxes.items()}
+        planes = {
+            i: box.shape[0] if stop is None else min(box.stop[0], stop) - box.start[0]
+            for i, box in boxes.items()
+        }
+        return self._sums.take(shapes, planes)
 
     def _next_patch_of(self, i: int) -> int:
         """Return the first patch in raster order that chunk `i` still waits for."""

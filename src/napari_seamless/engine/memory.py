@@ -133,14 +133,14 @@ def front_of(grid: PatchGrid, chunks: ChunkGrid, channels: int) -> int:
     """Return the most bytes of sums that are open at once in raster order.
 
     While a layer of patches is under way, chunks are open that it or one before it has touched and
-    that it or a later one still touches.
+    that it or a later one still touches; of them, the planes up to which it reaches.
     """
-    edges = chunks.edges[0]
+    low, high = chunks.edges[0][:-1], chunks.edges[0][1:]
     starts, size = grid.starts[0], grid.patch_size[0]
-    first = np.searchsorted(starts + size, edges[:-1], side="right")  # layers that touch a row
-    last = np.searchsorted(starts, edges[1:], side="left") - 1
-    depths = np.diff(edges)
-    planes = max(
-        int(depths[(first <= layer) & (layer <= last)].sum()) for layer in range(len(starts))
-    )
+    first = np.searchsorted(starts + size, low, side="right")  # layers that touch a row of chunks
+    last = np.searchsorted(starts, high, side="left") - 1
+    planes = 0
+    for layer, start in enumerate(starts):
+        is_open = (first <= layer) & (layer <= last)
+        planes = max(planes, int((np.minimum(high, start + size) - low)[is_open].sum()))
     return SUM_BYTES * channels * planes * grid.shape[1] * grid.shape[2]

@@ -4,7 +4,8 @@ import math
 import mmap
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,8 @@ class OpenSums:
         self._folder: Path | None = None
         self._memory: dict[int, torch.Tensor] = {}
         self._files: dict[int, Shape] = {}
+        self._depths: dict[int, int] = {}
+        self._planes: dict[int, int] = {}  # that may hold something, from the first one on
 
     def __contains__(self, index: int) -> bool:
         return index in self._memory or index in self._files
@@ -58,17 +61,28 @@ class OpenSums:
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return sum(_size(sums.shape) for sums in self._memory.values())
+        return sum(map(self._bytes_of, self._memory))
 
     @property
     def bytes_on_disk(self) -> int:
         """Bytes in files."""
         return sum(map(_size, self._files.values()))
 
-    def take(self, shapes: dict[int, Shape]) -> dict[int, torch.Tensor]:
+    def take(
+        self, shapes: Mapping[int, Shape], planes: Mapping[int, int] | None = None
+    ) -> dict[int, torch.Tensor]:
         """Return the sums of chunks of given shapes, zeros for those that are not open yet.
 
         All of them are in memory until the next call.
+
+        Parameters
+        ----------
+        shapes : mapping of int to tuple of int
+            (C, z, y, x) of each chunk.
+        planes : mapping of int to int, optional
+            How many planes, from the first on, will be added to or were before: only those count.
+            A patch reaches a few planes into the next row of chunks, and memory that nobody touches
+            takes no room. All of them by default.
 
         Raises
         ------
@@ -77,8 +91,13 @@ class OpenSums:
         WriteError
             If there is no room on the disk for others.
         """
+        for i, shape in shapes.items():
+            reach = shape[1] if planes is None else planes[i]
+            self._planes[i] = max(reach, self._planes.get(i, 0))
+            self._depths[i] = shape[1]
         added = {i: shape for i, shape in shapes.items() if i not in self._memory}
-        self._make_room(sum(map(_size, added.values())), keep=shapes)
+        needed = sum(_size((shape[0], self._planes[i], *shape[2:])) for i, shape in added.items())
+        self._make_room(needed, keep=shapes)
         fresh = {i: self._loaded(i, shape) for i, shape in added.items()}
         self._memory |= fresh
         for index in fresh:
@@ -99,11 +118,18 @@ class OpenSums:
     def _part(self, index: int, slices: tuple[slice, ...]) -> NDArray[np.float64]:
         if (sums := self._memory.get(index)) is not None:
             return sums.numpy()[slices].copy()
+        channels, planes, *rest = slices
         with open(self._path(index), "rb") as file:
-            return np.array(np.memmap(file, np.float64, "r", shape=self._files[index])[slices])
+            stored = np.memmap(file, np.float64, "r", shape=self._files[index])
+            wanted = range(self._depths[index])[planes]
+            found = stored[channels, wanted.start : wanted.stop, *rest]
+            missing = len(wanted) - found.shape[1]  # planes beyond what was reached
+            return np.pad(found, [(0, 0), (0, missing), (0, 0), (0, 0)])
 
     def drop(self, index: int) -> None:
         """Forget a chunk."""
+        self._planes.pop(index, None)
+        self._depths.pop(index, None)
         self._memory.pop(index, None)
         if self._files.pop(index, None) is not None:
             self._path(index).unlink()
@@ -112,6 +138,8 @@ class OpenSums:
         """Forget all chunks, and delete the files."""
         self._memory.clear()
         self._files.clear()
+        self._planes.clear()
+        self._depths.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -124,7 +152,7 @@ class OpenSums:
             return
         excess = self.nbytes + needed - self._budget
         for index in self._last_needed(keep) if excess > 0 else ():
-            excess -= _size(self._memory[index].shape)
+            excess -= self._bytes_of(index)
             self._put_away(index)
             if excess <= 0:
                 return
@@ -133,41 +161,52 @@ class OpenSums:
         movable = [index for index in self._memory if index not in keep]
         return sorted(movable, key=self._next_use, reverse=True)
 
+    def _bytes_of(self, index: int) -> int:
+        """Return what a chunk in memory takes there."""
+        channels, _, height, width = self._memory[index].shape
+        return _size((channels, self._planes[index], height, width))
+
     def _put_away(self, index: int) -> None:
         """Move a chunk to a file; readers find it in one place or the other at any time."""
-        sums = self._memory[index]
+        used = self._memory[index][:, : self._planes[index]]
         path = self._path(index)
         try:
             with open(path, "wb", buffering=0) as file:  # numpy's tofile may lose the last bytes
-                view = sums.numpy().data.cast("B")
-                while view:
-                    view = view[file.write(view) :]
+                for channel in used:
+                    view = channel.numpy().data.cast("B")
+                    while view:
+                        view = view[file.write(view) :]
         except OSError as error:
             path.unlink(missing_ok=True)
             free = shutil.disk_usage(path.parent).free
             raise WriteError(
-                f"open sums of {_size(sums.shape):,} bytes do not fit {path.parent}, which has "
+                f"open sums of {self._bytes_of(index):,} bytes do not fit {path.parent}, which has "
                 f"{free:,} bytes free ({one_line(error)}): free space there, raise the memory "
                 "budget, or set TMPDIR to a larger disk"
             ) from error
-        self._files[index] = tuple(sums.shape)
+        self._files[index] = tuple(used.shape)
         del self._memory[index]
 
     def _loaded(self, index: int, shape: Shape) -> torch.Tensor:
         sums = _zeros(shape)
         if index in self._files:
             with open(self._path(index), "rb", buffering=0) as file:
-                view = sums.numpy().data.cast("B")
-                while view and (read := file.readinto(view)):
-                    view = view[read:]
-            if view:
-                raise OSError(f"{self._path(index)} ends {len(view):,} bytes too early")
+                for channel in sums[:, : self._files[index][1]]:
+                    _read_into(file, channel.numpy().data.cast("B"))
         return sums
 
     def _path(self, index: int) -> Path:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=self._place))
         return self._folder / str(index)
+
+
+def _read_into(file: FileIO, view: memoryview) -> None:
+    while view:
+        read = file.readinto(view)
+        if not read:
+            raise OSError(f"{file.name!r} ends {len(view):,} bytes too early")
+        view = view[read:]
 
 
 def _size(shape: Shape) -> int:
