@@ -30,7 +30,7 @@ from napari_seamless.inference import InferenceRun
 from napari_seamless.io.stores import pyramid
 
 CHUNK = (64, 128, 128)
-PATCH = (32, 512, 512)
+PATCH = (32, 256, 256)
 OVERLAP = 0.125
 COMPARED = 20
 """Boxes, at random places."""

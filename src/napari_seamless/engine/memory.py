@@ -1,6 +1,8 @@
 """How much memory a run takes, and how its budget is shared out."""
 
+import ctypes
 import math
+import platform
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +13,11 @@ from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.grid import PatchGrid, Triple
 from napari_seamless.engine.source import Source
 from napari_seamless.engine.volume_plan import VolumePlan
+
+_M_MMAP_THRESHOLD = -3
+"""As malloc.h has it."""
+
+_LARGE_BYTES = 4 << 20
 
 SUM_BYTES = 8
 """Of one voxel and channel of open sums: float64."""
@@ -29,6 +36,18 @@ def default_budget() -> int:
 def resident() -> int:
     """Return the bytes of memory that this process has now."""
     return int(psutil.Process().memory_info().rss)
+
+
+def give_back_large_blocks() -> None:
+    """Have the allocator map large arrays for themselves, and unmap them when they are freed.
+
+    glibc raises the size from which it does so each time a larger array is freed, up to 32 MiB.
+    Then temporary arrays and chunks that are kept lie mixed in one heap, which cannot shrink:
+    measured on 2048 x 2048 planes, a peak of 1.95 GiB in place of 1.3. Setting the size turns that
+    off. Other allocators are left alone.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from napari_seamless.engine.memory import (
     cache_of,
     free_memory,
     front_of,
+    give_back_large_blocks,
     shares_of,
 )
 from napari_seamless.engine.normalization import Normalizer, normalizer_of
@@ -218,6 +219,7 @@ class VolumeRun:
         if self._store is None:
             self._check_memory(shares.kept)
         else:
+            give_back_large_blocks()
             chunks = self._store.layout(self.plan.grid)
             found = set(self._store.begin(specs, chunks, self.identity(chunks), facts))
             scratch = self._store.scratch
