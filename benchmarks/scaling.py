@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from napari_seamless.engine.blocks import BlockGrid
 from napari_seamless.engine.chunks import ChunkGrid
-from napari_seamless.engine.forecast import duration
-from napari_seamless.engine.forecast import size as size_text
 from napari_seamless.engine.geometry import Geometry
 from napari_seamless.engine.grid import PatchGrid, Triple
 from napari_seamless.engine.memory import SUM_BYTES
+from napari_seamless.engine.readable import readable_bytes, readable_time
 from napari_seamless.io.stores.pyramid import levels_of, share_of_pyramid
 from napari_seamless.io.stores.zarr_layout import ZarrLayout
 
@@ -234,11 +233,6 @@ def hours(job: Job, read: float, machine: Machine) -> float:
     return seconds / 3600
 
 
-def text_of(nbytes: float) -> str:
-    """Return a number of bytes in the unit that suits it."""
-    return f"{nbytes / 2**50:.3g} PiB" if nbytes >= 2**50 else size_text(nbytes)
-
-
 def line(job: Job, machine: Machine) -> list[str]:
     """Return what is said of a job, cell by cell."""
     grid, voxels = job.grid, math.prod(job.shape)
@@ -259,14 +253,14 @@ def line(job: Job, machine: Machine) -> list[str]:
         job.name,
         f"{len(grid):,}",
         f"{redundancy(grid):.2f}",
-        text_of(read),
-        text_of(written_bytes(job.shape, 1)),
-        text_of(front),
-        text_of(scratch),
-        text_of(passed),
-        duration(3600 * took),
+        readable_bytes(read),
+        readable_bytes(written_bytes(job.shape, 1)),
+        readable_bytes(front),
+        readable_bytes(scratch),
+        readable_bytes(passed),
+        readable_time(3600 * took),
         f"{job.workers}",
-        duration(3600 * took / job.workers),
+        readable_time(3600 * took / job.workers),
     ]
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from engine.helpers import FakeStore, Identity, config_of, layouts, properties
 from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.chunks import ChunkGrid
-from napari_seamless.engine.forecast import Forecast, duration, size
+from napari_seamless.engine.forecast import Forecast
 from napari_seamless.engine.memory import SUM_BYTES, cache_of, front_of, shares_of
+from napari_seamless.engine.readable import readable_bytes, readable_time
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.engine.volume_plan import volume_plan
@@ -133,15 +134,21 @@ def test_a_forecast_says_what_there_is_to_say():
     [(0.25, "0.25 s"), (42.4, "42 s"), (150, "2.5 min"), (9000, "2.5 h"), (216000, "2.5 days")],
 )
 def test_times_are_in_the_unit_that_suits_them(seconds, text):
-    assert duration(seconds) == text
+    assert readable_time(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("nbytes", "text"),
-    [(12, "12 bytes"), (1536, "1.5 KiB"), (3 << 20, "3 MiB"), (5 << 40, "5 TiB")],
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1536, "1.5 KiB"),
+        (3 << 29, "1.5 GiB"),
+        (1 << 50, "1 PiB"),
+    ],
 )
 def test_sizes_are_in_the_unit_that_suits_them(nbytes, text):
-    assert size(nbytes) == text
+    assert readable_bytes(nbytes) == text
 
 
 def test_the_forecast_of_a_run_counts_its_patches_and_its_output():

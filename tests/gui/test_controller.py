@@ -205,7 +205,7 @@ def test_cancel_says_what_is_kept(stage):
     controller.cancel()
     background.deliver_all()
 
-    assert form.said[-1] == ("Cancelled. The layer keeps 12 of 80 patches.", False)
+    assert form.said[-1] == ("Cancelled. The layer keeps 8 of 80 patches.", False)
     assert viewer.layers["volume prediction"].metadata["napari-seamless"]["status"] == "partial"
 
 
@@ -313,7 +313,7 @@ def test_a_partial_prediction_is_scored_where_it_is(stage, volume):
     background.deliver_all()
 
     assert form.scores[-1]["voxels"] == np.count_nonzero(covered) < volume.size
-    assert form.scored_what == "volume prediction, 12 of 80 patches, against truth"
+    assert form.scored_what == "volume prediction, 8 of 80 patches, against truth"
 
 
 def test_labels_chosen_later_are_compared_and_those_of_another_shape_refused(stage, volume):

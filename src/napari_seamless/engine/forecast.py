@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from napari_seamless.engine.readable import readable_bytes, readable_time
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -46,13 +48,13 @@ class Forecast:
         parts = [
             f"{self.patches:,} patch{'es' * (self.patches != 1)}"
             + (f" ({', '.join(besides)})" if besides else ""),
-            f"about {duration(self.seconds)}",
-            f"up to {size(self.memory)} of memory",
+            f"about {readable_time(self.seconds)}",
+            f"up to {readable_bytes(self.memory)} of memory",
         ]
         if self.scratch:
-            parts.append(f"{size(self.scratch)} of sums on the disk meanwhile")
+            parts.append(f"{readable_bytes(self.scratch)} of sums on the disk meanwhile")
         if self.output:
-            parts.append(f"an output of {size(self.output)} before compression")
+            parts.append(f"an output of {readable_bytes(self.output)} before compression")
         return ", ".join(parts)
 
     @property
@@ -73,19 +75,3 @@ class Pace:
         began = time.perf_counter()
         yield
         self.seconds_per_patch = (time.perf_counter() - began) / patches
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def size(nbytes: float) -> str:
-    """Return a number of bytes in the unit that suits it."""
-    for unit, length in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if nbytes >= length:
-            return f"{nbytes / length:.3g} {unit}"
-    return f"{nbytes:.0f} bytes"

@@ -14,6 +14,7 @@ import numpy as np
 
 from napari_seamless import __version__
 from napari_seamless.engine.errors import OutputError, SeamlessError, WriteError, one_line
+from napari_seamless.engine.readable import readable_bytes
 from napari_seamless.io.journal import Journal
 
 _MICROMETERS = {
@@ -50,8 +51,8 @@ def check_room(path: Path, nbytes: int) -> None:
         free = shutil.disk_usage(path.parent).free
     if nbytes > free:
         raise OutputError(
-            f"output {path} takes {readable(nbytes)} and its disk has {readable(free)} free: "
-            "free space or choose another place"
+            f"output {path} takes {readable_bytes(nbytes)} and its disk has "
+            f"{readable_bytes(free)} free: free space or choose another place"
         )
 
 
@@ -125,12 +126,6 @@ def reason(error: BaseException) -> str:
     """Return why something failed: the system's words for an OSError, else its first line."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else one_line(error)
-
-
-def readable(size: int) -> str:
-    """Return a number of bytes in the unit that suits it."""
-    power = min(4, max(0, (max(size, 1).bit_length() - 1) // 10))
-    return f"{size / 1024**power:.4g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def _check_unused(path: Path, may_exist: bool) -> None:
