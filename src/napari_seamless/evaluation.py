@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -66,6 +67,11 @@ def _facts_of(name: str) -> Mapping[str, Any]:
         with tifffile.TiffFile(path) as file:
             facts: Mapping[str, Any] = (file.shaped_metadata or ({},))[0]
             return facts
+    if (Path(path) / "zarr.json").is_file():
+        from napari_seamless.io.stores import ngff
+
+        known = ngff.read_group(Path(path)).get(ngff.FACTS, {})
+        return known if isinstance(known, dict) else {}
     return {}
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import pkgutil
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -82,6 +83,10 @@ def connect(address: str) -> Client:
     ConfigError
         If there is no scheduler.
     """
+    if not re.fullmatch(r"(\w+://)?[^\s/]+:\d+/?", address):
+        raise ConfigError(
+            f"scheduler {address!r} is no address; give one such as tcp://10.0.0.1:8786"
+        )
     try:
         return Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:

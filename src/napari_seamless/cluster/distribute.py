@@ -69,6 +69,7 @@ class Distribution:
         self._done: dict[int, BlockDone] = {}
         self._due = [block for block in range(len(blocks)) if waiting[blocks.cells(block)].any()]
         self._merges: list[int] = []
+        self._handed: set[int] = set()  # chunks whose merge is due or was handed out
         self._running: dict[Future[Any], int] = {}
         self._ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._threads = 1
@@ -209,12 +210,14 @@ class Distribution:
         """See which chunks can be merged now that a block is done."""
         self._done[done.block] = done
         self._finished.update(done.finished)
-        self._merges += [
+        due = [
             chunk
             for chunk in self._blocks.chunks_of(done.block)
-            if chunk not in self._finished
+            if chunk not in self._finished | self._handed
             and all(block in self._done for block in self._contributors(chunk))
         ]
+        self._handed.update(due)
+        self._merges += due
 
     def _contributors(self, chunk: int) -> list[int]:
         return self._blocks.contributors(chunk, ~self._skipped)

@@ -126,11 +126,19 @@ class Ledger:
         found = []
         for path in self._done.glob("[0-9]*.json"):
             done = self._read(path)
-            if done is not None and all(
-                chunk in finished or self._path(chunk, done.block).exists() for chunk in done.shared
-            ):
+            if done is not None and self._is_there(done, set(finished)):
                 found.append(done)
         return sorted(found, key=lambda done: done.block)
+
+    def _is_there(self, done: BlockDone, finished: set[int]) -> bool:
+        """Whether all that a block left is there; what an unreadable patch spoilt is done again."""
+        return (
+            not done.failed
+            and finished.issuperset(done.finished)
+            and all(
+                chunk in finished or self._path(chunk, done.block).exists() for chunk in done.shared
+            )
+        )
 
     def clear(self) -> None:
         """Delete what is of no use to a run that goes on with this one."""

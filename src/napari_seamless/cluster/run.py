@@ -129,6 +129,7 @@ class ClusterRun(InferenceRun):
         volume = self.volumes[vol_id]
         if volume.begun and len(volume.accumulator.finished) < len(volume.accumulator.chunks):
             yield from self._tasks(vol_id)
+        self._first = None  # one that nothing was left to do with is of no use to the next volume
 
     def _tasks(self, vol_id: int) -> Iterator[Event]:
         """Have the workers run all blocks of a volume that has begun."""

@@ -259,10 +259,12 @@ class Run:
     def close(self) -> None:
         """End the run now if it has not ended; what is done stays readable."""
         self.cancel()
-        with self._advancing:
-            self._events.close()
-        for volume in self.volumes:
-            volume.close()
+        try:
+            with self._advancing:
+                self._events.close()
+        finally:
+            for volume in self.volumes:
+                volume.close()
 
     def __iter__(self) -> Iterator[Event]:
         return self

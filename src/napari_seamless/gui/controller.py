@@ -229,7 +229,11 @@ class Controller:
             self._form.say("There is no prediction to export yet; run one first", problem=True)
             return
         path = self._form.ask_where(f"{live.layer.name}.zarr")
-        if path is not None:
+        if path is None:
+            return
+        if str(path.absolute()) == live.layer.metadata[METADATA_KEY].get("output"):
+            self._form.say(f"{path} holds this prediction; choose another name", problem=True)
+        else:
             self._exporter.write(path, live)
 
     def score(self) -> None:

@@ -86,7 +86,9 @@ class RunView:
             self.live.layer.metadata[METADATA_KEY].update(facts)
 
     def _facts(self) -> dict[str, object]:
-        return self.run.metadata() | {"done": self.run.done, "total": self.run.total}
+        facts = self.run.metadata() | {"done": self.run.done, "total": self.run.total}
+        paths = getattr(self.run, "paths", ())  # a run of the engine alone has none
+        return facts | {"output": str(paths[0].absolute())} if paths else facts
 
     def _volume(self) -> LazyArray:
         """Return the prediction, with time if the image has it; NaN where there is none."""

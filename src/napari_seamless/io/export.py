@@ -83,17 +83,22 @@ def write_arrays(
     """
     facts = {"status": "complete", **facts}
     times, shape = _common_shape(arrays)
+    place = Path(os.path.expanduser(path))
+    if Journal(place).exists:
+        raise OutputError(
+            f"{place} belongs to a run that goes on, or can be resumed; choose another name"
+        )
     stores = _open(path, times, overwrite)
     specs = {
         name: ArraySpec(array.shape[-4], _dtype(array), is_labels=name in labels)
         for name, array in arrays.items()
     }
     grid = _grid(shape, specs)
-    for store in stores:
-        chunks = store.layout(grid)
-        store.begin(specs, chunks, _IDENTITY, {**facts, "status": "running"})
     is_done = False
     try:
+        for store in stores:
+            chunks = store.layout(grid)
+            store.begin(specs, chunks, _IDENTITY, {**facts, "status": "running"})
         if _copy(stores, chunks, arrays, specs, progress, is_cancelled):
             for store in stores:  # only now, since it puts a file in its place
                 store.finish(facts)
@@ -101,7 +106,7 @@ def write_arrays(
     finally:
         for store in stores:
             store.close()
-        _clean_up(Path(os.path.expanduser(path)), is_done)
+        _clean_up(place, is_done)
     return is_done
 
 

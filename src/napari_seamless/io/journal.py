@@ -21,6 +21,7 @@ from typing import Any
 from napari_seamless.engine.errors import OutputError
 from napari_seamless.engine.store import SCRATCH_PREFIX
 
+_PROVISIONAL = "~"
 _IDENTITY = "run.json"
 _FORMER = ".run.json"
 """It before it is whole, and after the run."""
@@ -83,14 +84,22 @@ class Journal:
 
     def finished(self) -> set[int]:
         """Return the chunks that any process has recorded."""
-        finished: set[int] = set()
+        return {int(line) for line in self._lines() if line.isdigit()}
+
+    def provisional(self) -> set[int]:
+        """Return the chunks that any process has written without finishing them."""
+        marked = {line[1:] for line in self._lines() if line.startswith(_PROVISIONAL)}
+        return {int(line) for line in marked if line.isdigit()}
+
+    def _lines(self) -> Iterator[str]:
         for log in self.folder.glob("finished-*.log"):
             *lines, _ = log.read_text(encoding="ascii", errors="replace").split("\n")
-            finished.update(int(line) for line in lines if line.isdigit())  # not a torn last one
-        return finished
+            yield from lines  # without a torn last one
 
-    def record(self, chunk: int) -> None:
+    def record(self, chunk: int, is_provisional: bool = False) -> None:
         """Note on the disk that a chunk is finished; its bytes must be there already.
+
+        Or that it is written as far as it is known, for the process that ends the run.
 
         Raises
         ------
@@ -99,7 +108,8 @@ class Journal:
         """
         with self._lock:
             try:
-                self._append(f"{chunk}\n".encode("ascii"))
+                mark = _PROVISIONAL if is_provisional else ""
+                self._append(f"{mark}{chunk}\n".encode("ascii"))
             except OSError:
                 self._close()  # what was noted of it stays the last line of its log
                 raise

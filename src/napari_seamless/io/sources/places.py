@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import tensorstore as ts
 
-from napari_seamless.engine.errors import SourceError
+from napari_seamless.engine.errors import SourceError, one_line
 from napari_seamless.io.sources.tensorstores import PATIENCE_SECONDS, context_of, reason_of
 
 SCHEMES = ("s3", "gs", "http", "https", "file")
@@ -49,7 +49,12 @@ class Place:
         SourceError
             If it cannot be reached, must not be read, or a file is damaged.
         """
-        store = ts.KvStore.open(self.at(inside), context=context_of(retries=1))
+        try:
+            store = ts.KvStore.open(self.at(inside), context=context_of(retries=1))
+        except ValueError as error:  # a name that no file or bucket can have
+            raise SourceError(
+                f"{self.at(inside)['path']} cannot be read: {one_line(error)}; correct the path"
+            ) from error
         found, failed = {}, None
         try:
             reads = {key: store.result(PATIENCE_SECONDS).read(key) for key in keys}

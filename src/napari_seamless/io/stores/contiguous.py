@@ -41,6 +41,7 @@ class ContiguousOutput:
         self._times = times
         self._content: Content | None = None
         self._recorded: set[int] = set()
+        self._is_attached = False
         self._filled: set[int] = set()  # chunks that are provisional or blank
         self._ended: dict[int, str] = {}
         self._is_complete = False  # time points
@@ -95,6 +96,7 @@ class ContiguousOutput:
                     f"{self._place.journal.folder} is of a run with other arrays or chunks; use "
                     "the same version of every package in all processes"
                 )
+        self._is_attached = True
         self._content = content
 
     def write(
@@ -132,6 +134,7 @@ class ContiguousOutput:
         self._begun()
         with common.errors_as(common.broken_off, self._path):
             self._recorded |= self._place.journal.finished()  # by other processes, too
+            self._filled |= self._place.journal.provisional()
             status = self._ended[time] = facts["status"]
             if status == "complete" and self._times is not None:
                 if not self._is_last():
@@ -189,6 +192,8 @@ class ContiguousOutput:
                 if chunks[chunk].intersection(box) != chunks[chunk]:
                     self._blank(index)
                 self._filled.add(index)
+                if self._is_attached:  # the process that ends the run must not blank it
+                    self._place.journal.record(index, is_provisional=True)
 
     def _is_filled(self, index: int) -> bool:
         return index in self._recorded or index in self._filled

@@ -183,9 +183,7 @@ class FilePlace:
         """Close the file and the journal; both are opened again when they are needed."""
         self.journal.close()
         with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self._file = None  # closed when nobody reads from it any more
 
     @property
     def _may_replace(self) -> bool:
@@ -194,12 +192,9 @@ class FilePlace:
     def _make_part(self, skeleton: Skeleton) -> None:
         making = self.part.with_name(f".{self.part.name}")
         file = VoxelFile(making, create=True)
-        try:
-            file.reserve(skeleton.size)
-            file.put(skeleton)
-            file.sync()
-        finally:
-            file.close()
+        file.reserve(skeleton.size)
+        file.put(skeleton)
+        file.sync()
         self._move(making, self.part)
 
     def _complete(self, content: Content) -> set[int]:

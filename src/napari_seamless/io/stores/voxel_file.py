@@ -76,9 +76,9 @@ class VoxelFile:
         """Make sure that everything is on the disk."""
         (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(self._handle)
 
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._handle)
+    def __del__(self) -> None:
+        if hasattr(self, "_handle"):
+            os.close(self._handle)
 
     def _write_at(self, offset: int, content: memoryview) -> None:
         while content:

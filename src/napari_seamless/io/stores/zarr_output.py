@@ -20,7 +20,7 @@ from napari_seamless.io.stores.zarr_layout import ZarrLayout
 _INTEGERS_SHRINK = 4
 """Integers are labels and rounded probabilities: most shrink to a quarter or less."""
 
-_OF_A_TIME = ("status", "done", "total", "metrics")
+_OF_A_TIME = ("status", "done", "total", "metrics", "skipped", "failed")
 """What is known for each point in time."""
 
 
