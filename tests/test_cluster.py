@@ -160,8 +160,7 @@ def test_skipped_patches_are_not_run_and_are_filled(client, volume, tmp_path):
     assert (got[:, -1] == 0.25).all()
     wanted = run.total - run.volumes[0].skipped_count
     assert wanted < run.total / 3
-    first = set(range(config.batch_size)) - set(np.flatnonzero(~run.volumes[0].skipped).tolist())
-    assert network.patches == wanted + len(first)  # the first batch is run before it is known
+    assert network.patches == wanted
 
 
 def test_what_cannot_be_read_is_nan_and_named(client, volume, tmp_path):
@@ -213,7 +212,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_added_twice(
     assert (tmp_path / "log.killed").exists()
     assert status == "complete"
     np.testing.assert_allclose(got, expected, **WITHIN)
-    assert network.patches > run.total  # those of its block again
+    assert network.patches >= run.total  # those that its block had done, again
 
 
 def test_a_network_that_kills_every_worker_ends_the_run(client, volume, tmp_path):
@@ -410,7 +409,7 @@ def test_a_scheduler_that_is_not_there_is_named(volume, tmp_path, monkeypatch):
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError, match=f"no scheduler answers at '{address}'"):
             ClusterRun(volume, Counting(), settings(), tmp_path / "out.zarr", address)
-    with quiet(), pytest.raises(ConfigError, match="no scheduler answers at 'nonsense://'"):
+    with quiet(), pytest.raises(ConfigError, match="scheduler 'nonsense://' is no address"):
         connect("nonsense://")
 
 
