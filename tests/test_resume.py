@@ -9,12 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-import tifffile
 import torch
-import zarr
 
 import napari_seamless as ns
 import networks
@@ -22,6 +19,7 @@ from napari_seamless.cli import main
 from napari_seamless.engine.errors import ConfigError, OutputError, PredictionError, WriteError
 from napari_seamless.io.journal import Journal
 from napari_seamless.io.stores import open_store
+from outputs import facts_of, read
 
 SHAPE = (64, 24, 24)
 CONFIG = ns.InferenceConfig(
@@ -49,34 +47,6 @@ def predict(volume, out, network=None, config=CONFIG, **options):
 
 def settings(**changes):
     return ns.InferenceConfig(**{**CONFIG.model_dump(exclude_unset=True), **changes})
-
-
-def read(path, name="main"):
-    """Return an array of an output, or of what a run that was killed has left of it."""
-    suffix = path.suffix
-    if suffix == ".zarr":
-        return zarr.open(path / {"main": "0", "labels": "labels/labels/0"}.get(name, f"{name}/0"))[
-            :
-        ]
-    if not path.exists():
-        path = path.with_name(f"{path.name}.run") / f"part{suffix}"
-    if suffix == ".tif":
-        with tifffile.TiffFile(path) as tiff:
-            names = [facts["name"] for facts in tiff.shaped_metadata]
-            facts = tiff.shaped_metadata[names.index(name)]
-            return tiff.series[names.index(name)].asarray().reshape(facts["shape"])
-    with h5py.File(path) as file:
-        return file[name][...]
-
-
-def facts_of(path):
-    if path.suffix == ".zarr":
-        return json.loads((path / "zarr.json").read_text())["attributes"]["napari-seamless"]
-    if path.suffix == ".tif":
-        with tifffile.TiffFile(path) as tiff:
-            return tiff.shaped_metadata[0]
-    with h5py.File(path) as file:
-        return dict(file["main"].attrs)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import networks
 from napari_seamless.cli import main
 from napari_seamless.engine.errors import ConfigError, SourceError
 from napari_seamless.inference import InferenceRun
+from outputs import facts_of, read
 
 SHAPE = (4, 1, 20, 24, 24)
 CONFIG = ns.InferenceConfig(
@@ -50,28 +51,6 @@ def predict(source, out=None, config=CONFIG, network=None, **options):
 
 def settings(**changes):
     return ns.InferenceConfig(**{**CONFIG.model_dump(exclude_unset=True), **changes})
-
-
-def read(path, name="main"):
-    if path.suffix == ".zarr":
-        return zarr.open(path / {"main": "0", "labels": "labels/labels/0"}[name])[:]
-    if path.suffix == ".tif":
-        with tifffile.TiffFile(path) as tiff:
-            names = [facts["name"] for facts in tiff.shaped_metadata]
-            facts = tiff.shaped_metadata[names.index(name)]
-            return tiff.series[names.index(name)].asarray().reshape(facts["shape"])
-    with h5py.File(path) as file:
-        return file[name][...]
-
-
-def facts_of(path):
-    if path.suffix == ".zarr":
-        return json.loads((path / "zarr.json").read_text())["attributes"]["napari-seamless"]
-    if path.suffix == ".tif":
-        with tifffile.TiffFile(path) as tiff:
-            return tiff.shaped_metadata[0]
-    with h5py.File(path) as file:
-        return dict(file["main"].attrs)
 
 
 def saved(series, folder, kind):
