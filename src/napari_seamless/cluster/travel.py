@@ -6,7 +6,7 @@ import pickle
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -175,13 +175,6 @@ class Reopened:
         except SeamlessError as error:
             raise SourceError(f"worker on {socket.gethostname()}: {one_line(error)}") from error
         return volume
-
-
-class Attachable(Store, Protocol):
-    """A store that another process can join."""
-
-    def attach(self, arrays: dict[str, ArraySpec], chunks: ChunkGrid) -> None:
-        """Join the run that was begun with these."""
 
 
 @dataclass(frozen=True)
