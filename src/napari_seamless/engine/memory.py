@@ -46,8 +46,23 @@ def give_back_large_blocks() -> None:
     measured on 2048 x 2048 planes, a peak of 1.95 GiB in place of 1.3. Setting the size turns that
     off. Other allocators are left alone.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if _has_glibc():
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def give_back_free_pages() -> None:
+    """Have the allocator return to the system every page that holds nothing.
+
+    Decoded chunks come and go between smaller objects, so that glibc's heaps get holes, more of
+    them the longer a run is: measured on 2048 x 2048 planes, up to 0.35 GB after 8192 planes. It
+    takes about 10 ms. Other allocators are left alone.
+    """
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
 
 
 @dataclass(frozen=True)
