@@ -4,8 +4,8 @@
         [--memory 1GB] [--folder DIR]
 
 As large_volume.py, but through the widget: the volume is opened as a lazy layer, the form gets an
-output, and the run is shown while it goes on. The output is float32, which the form makes. Printed,
-too: what napari has in memory before the run.
+output, and the run is shown while it goes on. Printed, too: what napari has in memory before the
+run.
 """
 
 import json
@@ -53,6 +53,7 @@ def fill_in(widget: Any, checkpoint: Path, source: Path, output: Path, memory: i
         "device": "cpu",
         "activation": "none",
         "output": output,
+        "output_dtype": "uint8",
         "memory": memory / 2**30,
     }
     for name, value in settings.items():
@@ -102,7 +103,7 @@ def main() -> int:
             output = folder / f"out-{source.name}"
             shutil.rmtree(output, ignore_errors=True)
             runs.append(run_in_process(__file__, source, output, options.memory))
-            check_voxels(source, output, 1 / 255)
+            check_voxels(source, output)
             shutil.rmtree(output)
     before = ", ".join(f"{run['before'] / 2**20:,.0f}" for run in runs)
     print(f"napari, widget and layers before the run: {before} MiB")

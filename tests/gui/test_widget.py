@@ -10,7 +10,16 @@ import networks
 
 INPUTS = ["image", "checkpoint", "patch_size", "overlap", "blending", "batch_size", "device"]
 VALUES = ["activation", "normalization", "tta", "output", "start_anew", "mask", "level"]
-FOLDED = ["memory", "skip_constant", "on_error", "cluster", "workers", "scheduler", "time_points"]
+FOLDED = [
+    "output_dtype",
+    "memory",
+    "skip_constant",
+    "on_error",
+    "cluster",
+    "workers",
+    "scheduler",
+    "time_points",
+]
 BUTTONS = ["run_button", "pause_button", "cancel_button", "export_button"]
 NAMES = [*INPUTS, *VALUES, *FOLDED, *BUTTONS, "show_weights", "show_coverage", "show_grid"]
 
@@ -323,11 +332,13 @@ def test_settings_of_the_fold_reach_the_run(session_over, checkpoint_of, volume)
     session.widget.memory.value = 1.5
     session.widget.skip_constant.value = True
     session.widget.on_error.value = "continue"
+    session.widget.output_dtype.value = "uint8"
     request = session.widget.request()
 
     assert request.memory == 3 * 2**29
     assert request.plan.config.skip_constant
     assert request.plan.config.on_error == "continue"
+    assert request.plan.config.output_dtype == "uint8"
 
 
 def test_a_mask_of_another_shape_is_refused(session_over, checkpoint_of, volume):

@@ -16,7 +16,7 @@ from magicgui.widgets import (
 )
 from napari.layers import Layer
 
-from napari_seamless.engine.config import OnError
+from napari_seamless.engine.config import OnError, OutputDtype
 from napari_seamless.engine.errors import ConfigError
 from napari_seamless.gui.fields import Fold
 from napari_seamless.gui.request import check_output, is_unfinished
@@ -148,6 +148,31 @@ def _output_fields() -> list[Any]:
 
 def _more_fields() -> list[Any]:
     """Return the fields that few need."""
+    return [
+        ComboBox(
+            name="output_dtype",
+            label="save as",
+            choices=get_args(OutputDtype),
+            tooltip="Type of the voxels of the output; integers hold 0 to 1 as 0 to their largest "
+            "value",
+        ),
+        _memory_field(),
+        CheckBox(
+            name="skip_constant",
+            label="skip constant",
+            tooltip="Do not run patches whose input is the same value everywhere",
+        ),
+        ComboBox(
+            name="on_error",
+            choices=get_args(OnError),
+            tooltip="If a part of the image cannot be read: stop, or continue without the patches "
+            "that need it",
+        ),
+        *_cluster_fields(),
+    ]
+
+
+def _memory_field() -> FloatSpinBox:
     memory = FloatSpinBox(
         name="memory",
         value=0,
@@ -160,19 +185,12 @@ def _more_fields() -> list[Any]:
     memory.native.setSpecialValueText("auto")
     memory.native.setSuffix(" GiB")
     memory.native.setDecimals(1)
+    return memory
+
+
+def _cluster_fields() -> list[Any]:
+    """Return the fields that say what runs the network; those that do not matter are hidden."""
     return [
-        memory,
-        CheckBox(
-            name="skip_constant",
-            label="skip constant",
-            tooltip="Do not run patches whose input is the same value everywhere",
-        ),
-        ComboBox(
-            name="on_error",
-            choices=get_args(OnError),
-            tooltip="If a part of the image cannot be read: stop, or continue without the patches "
-            "that need it",
-        ),
         ComboBox(
             name="cluster",
             label="run on",

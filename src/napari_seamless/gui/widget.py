@@ -42,7 +42,7 @@ from napari_seamless.models.reporting.suitability import unsuitable
 from napari_seamless.models.sniff import FORMATS_TEXT
 
 _PROBLEM = "color: #ff8a80;"
-_SETTINGS = ("skip_constant", "on_error")
+_SETTINGS = ("output_dtype", "skip_constant", "on_error")
 """Fields among `more` that are settings of a run."""
 _SUFFIXES = (".zarr", ".h5", ".tif")
 _OVERLAYS = ("weights", "coverage", "grid")
