@@ -1,5 +1,6 @@
 """Chunks of any size, sums on the disk, patches that are skipped or fail, runs taken up again."""
 
+import gc
 import os
 import threading
 from dataclasses import dataclass, field
@@ -129,7 +130,8 @@ def test_a_tiny_budget_does_use_the_disk(tmp_path):
     assert max(on_disk) > 4 * 2 * 8 * 12 * 8  # most of a layer of patches, two channels
     assert on_disk[-1] == 0
     assert accumulator.result().tobytes() == whole_of(layout).tobytes()
-    accumulator.close()
+    del accumulator
+    gc.collect()
     assert os.listdir(tmp_path) == []
 
 

@@ -14,28 +14,21 @@ patch reaches are NaN: what other patches say of them is not what they should be
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_seamless.engine.blending import (
-    Window,
-    coverage,
-    coverage_array,
-    weight_sum,
-    weights_array,
-)
+from napari_seamless.engine.blended import Blended, Finish
+from napari_seamless.engine.blending import Window, coverage_array, weights_array
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.finished import Finished, InMemory
 from napari_seamless.engine.grid import Box, PatchGrid
 from napari_seamless.engine.lazy import LazyArray, Ranges
+from napari_seamless.engine.states import Cells, PatchState, PatchStates
 from napari_seamless.engine.sums import OpenSums
-
-Finish = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""What is done to blended values (C, z, y, x) of all channels; NaN must stay NaN."""
 
 PIECE_VOXELS = 1 << 20
 """Voxels normalised at a time, which bounds their float64 weights to 8 MiB."""
@@ -89,14 +82,12 @@ class BlendAccumulator:
     ) -> None:
         self._grid = grid
         self._window = window
-        self._apply = finish
+        self._blended = Blended(grid, window, finish)
         self._is_share = is_share
         self._fill = fill
         self._matrix = torch.from_numpy(window.matrix)
         self._volume = Box.of_shape(grid.shape)
-        self._done = np.zeros(grid.counts, dtype=bool)
-        self._settled = np.zeros(grid.counts, dtype=bool)
-        self._failed = np.zeros(grid.counts, dtype=bool)
+        self.states = PatchStates(grid)
         self._chunks = chunks or ChunkGrid.at_starts(grid)
         self._missing: dict[int, int] = {}
         self._final: set[int] = set()
@@ -108,12 +99,12 @@ class BlendAccumulator:
     @property
     def done(self) -> int:
         """Patches settled so far."""
-        return int(np.count_nonzero(self._settled))
+        return self.states.count
 
     @property
     def is_complete(self) -> bool:
         """Whether all patches are settled."""
-        return bool(self._settled.all())
+        return self.done == len(self._grid)
 
     @property
     def chunks(self) -> ChunkGrid:
@@ -151,12 +142,12 @@ class BlendAccumulator:
     @property
     def failed(self) -> list[int]:
         """Patches whose input could not be read."""
-        return np.flatnonzero(self._failed).tolist()
+        return np.flatnonzero(self.states.failed).tolist()
 
     @property
     def waiting(self) -> NDArray[np.bool_]:
         """Which patches are not settled, shape ``grid.counts``; a copy."""
-        return ~self._settled
+        return ~self.states.settled
 
     def add(self, index: int, prediction: torch.Tensor) -> Box:
         """Blend one patch in.
@@ -178,7 +169,7 @@ class BlendAccumulator:
         ValueError
             If the patch was settled before: its weight would count twice.
         """
-        cell = self._unsettled(index)
+        self.states.check_waiting(index)
         self._channels = len(prediction)
         patch = self._grid[index]
         target = patch.intersection(self._volume)
@@ -191,8 +182,7 @@ class BlendAccumulator:
                 common = chunk.intersection(target)
                 place = sums[:, *common.within(chunk)]
                 place.add_(weighted[:, *common.within(patch)])
-            self._done[cell] = True
-            self._settle(cell, touched)
+            self._settle(index, PatchState.DONE, touched)
         if not self._is_share:
             self._finish_complete(touched)
         return target
@@ -201,19 +191,18 @@ class BlendAccumulator:
         """Settle patches that there is nothing to predict in."""
         self._channels = channels
         for index in indices:
-            self._settle_without(index)
+            self._settle_without(index, PatchState.SKIPPED)
 
     def fail(self, index: int) -> Box:
-        """Settle a patch whose input could not be read; return the voxels that it would cover."""
-        self._failed[self._unsettled(index)] = True
-        return self._settle_without(index)
+        """Settle a patch that could not be predicted; return the voxels that it would cover."""
+        return self._settle_without(index, PatchState.FAILED)
 
-    def _settle_without(self, index: int) -> Box:
-        cell = self._unsettled(index)
+    def _settle_without(self, index: int, state: PatchState) -> Box:
+        self.states.check_waiting(index)
         target = self._grid[index].intersection(self._volume)
         touched = self._unfinished(target)
         with self._lock:
-            self._settle(cell, touched)
+            self._settle(index, state, touched)
         self._finish_complete(touched)
         return target
 
@@ -226,26 +215,19 @@ class BlendAccumulator:
                 needed[self._grid.touching(self._chunks[i])] = True
         with self._lock:
             self._final = set(finished)
-            self._settled = ~needed if finished else needed
-            self._done = self._settled.copy()
+            if finished:
+                self.states.settle_all(~needed)
 
-    def _unsettled(self, index: int) -> tuple[np.intp, ...]:
-        cell = np.unravel_index(index, self._grid.counts)
-        if self._settled[cell]:
-            raise ValueError(f"patch {index} was added before; each patch is blended once")
-        return tuple(cell)
-
-    def _settle(self, cell: tuple[np.intp, ...], touched: list[int]) -> None:
+    def _settle(self, index: int, state: PatchState, touched: list[int]) -> None:
         for i in touched:
             if i not in self._missing:
-                near = self._settled[self._grid.touching(self._chunks[i])]
-                self._missing[i] = near.size - int(np.count_nonzero(near))
+                self._missing[i] = self.states.waiting_in(self._chunks[i])
             self._missing[i] -= 1
-        self._settled[cell] = True
+        self.states.settle(index, state)
 
     def __contains__(self, index: int) -> bool:
         """Whether a patch is settled."""
-        return bool(self._settled[np.unravel_index(index, self._grid.counts)])
+        return index in self.states
 
     def partial(self, box: Box, channels: slice) -> NDArray[np.float32]:
         """Return weighted sum / weight sum over the patches done so far; NaN where none has been.
@@ -271,43 +253,19 @@ class BlendAccumulator:
 
     def _partial_piece(self, i: int, piece: Box, channels: slice) -> NDArray[np.float32] | None:
         """Return what is known of a piece of chunk `i`; None if no patch touched the chunk."""
-        needed = slice(None) if self._apply else channels
+        needed = slice(None) if self._blended.finish else channels
         with self._lock:
             is_final = i in self._final
             if not is_final and i not in self._sums:
                 return None
-            done, failed = self._done.copy(), self._failed.copy()
+            done, failed = self.states.done, self.states.failed
             if not is_final:
                 sums = self._sums.part(i, (needed, *piece.within(self._chunks[i])))
         if is_final:
             return self._finished.read(piece, channels)
-        blended = np.empty(sums.shape, np.float32)
-        self._blend(sums, piece, done, failed, blended)
-        return blended[channels] if self._apply else blended
-
-    def _blend(
-        self,
-        sums: NDArray[np.float64],
-        piece: Box,
-        done: NDArray[np.bool_],
-        failed: NDArray[np.bool_],
-        out: NDArray[np.float32],
-        fill: float = np.nan,
-    ) -> None:
-        """Divide by the weights, and apply what is applied to blended values."""
-        weights = weight_sum(self._grid, self._window, done, piece)
-        near = self._grid.touching(piece)
-        is_whole = bool(done[near].all())
-        covered = True if is_whole else weights > 0
-        if not is_whole:
-            out[...] = np.nan
-        np.divide(sums, weights, out=out, where=covered, casting="same_kind")
-        if self._apply:
-            out[...] = self._apply(np.ascontiguousarray(out))
-        if not is_whole:
-            out[:, ~covered] = fill
-        if failed[near].any():
-            out[:, coverage(self._grid, failed, piece) > 0] = np.nan
+        values = np.empty(sums.shape, np.float32)
+        self._blended.fill(values, sums, piece, done, failed)
+        return values[channels] if self._blended.finish else values
 
     def result(self) -> NDArray[np.float32]:
         """Return the finished prediction (C, Z, Y, X), the accumulator's own memory if it has one.
@@ -353,7 +311,7 @@ class BlendAccumulator:
     @property
     def patches_done(self) -> NDArray[np.bool_]:
         """Which patches are blended in, shape ``grid.counts``; a copy."""
-        return self._done.copy()
+        return self.states.done
 
     def sums(self, i: int, channels: int) -> torch.Tensor:
         """Return the open sums of chunk `i`, float64 (C, z, y, x), for others to add theirs to.
@@ -380,16 +338,12 @@ class BlendAccumulator:
             All patches that are in now. Each must have been added by one process only.
         """
         with self._lock:
-            self._done |= done
-            self._settled |= done
+            self.states.settle_all(done)
             for i in self._sums:
-                near = self._settled[self._grid.touching(self._chunks[i])]
-                self._missing[i] = near.size - int(np.count_nonzero(near))
+                self._missing[i] = self.states.waiting_in(self._chunks[i])
         self._finish_complete(self.open)
 
-    def learn(
-        self, cells: tuple[slice, ...], failed: Collection[int], finished: Collection[int]
-    ) -> None:
+    def learn(self, cells: Cells, failed: Collection[int], finished: Collection[int]) -> None:
         """Note what others have done, who write chunks to where this one reads them.
 
         Parameters
@@ -402,25 +356,16 @@ class BlendAccumulator:
             Chunks that are written.
         """
         with self._lock:
-            self._done[cells] |= ~self._settled[cells]
-            self._settled[cells] = True
-            for index in failed:
-                cell = np.unravel_index(index, self._grid.counts)
-                self._failed[cell], self._done[cell] = True, False
+            self.states.learn(cells, failed)
             self._final.update(finished)
 
     def weights(self) -> LazyArray:
         """Return the weight sum so far as a float32 array-like (Z, Y, X)."""
-        return weights_array(self._grid, self._window, self._done.copy)
+        return weights_array(self._grid, self._window, lambda: self.states.done)
 
     def coverage(self) -> LazyArray:
         """Return the patches per voxel so far as a uint16 array-like (Z, Y, X)."""
-        return coverage_array(self._grid, self._done.copy)
-
-    def close(self) -> None:
-        """Free open sums and their files; finished chunks stay readable."""
-        with self._lock:
-            self._sums.close()
+        return coverage_array(self._grid, lambda: self.states.done)
 
     def _unfinished(self, box: Box) -> list[int]:
         return [i for i in self._chunks.touching(box) if i not in self._final]
@@ -437,12 +382,7 @@ class BlendAccumulator:
 
     def _next_patch_of(self, i: int) -> int:
         """Return the first patch in raster order that chunk `i` still waits for."""
-        near = self._grid.touching(self._chunks[i])
-        local = np.argwhere(~self._settled[near])
-        if not len(local):
-            return 0
-        cell = tuple(int(at) + part.start for at, part in zip(local[0], near, strict=True))
-        return int(np.ravel_multi_index(cell, self._grid.counts))
+        return self.states.first_waiting_in(self._chunks[i]) or 0
 
     def _finish_complete(self, chunks: list[int]) -> None:
         for i in chunks:
@@ -454,13 +394,14 @@ class BlendAccumulator:
         chunk = self._chunks[i]
         values = self._finished.space(chunk, self._channels)
         sums = self._opened([i])[i].numpy()
+        done, failed = self.states.done, self.states.failed
         for piece in chunk.slabs(PIECE_VOXELS):
             inside = piece.within(chunk)
-            self._blend(
-                sums[:, *inside], piece, self._done, self._failed, values[:, *inside], self._fill
+            self._blended.fill(
+                values[:, *inside], sums[:, *inside], piece, done, failed, self._fill
             )
         # what a failed patch has spoilt may succeed when the run is resumed
-        is_spoilt = self._failed[self._grid.touching(chunk)].any()
+        is_spoilt = self.states.is_failed_in(chunk)
         self._finished.put(None if is_spoilt else i, chunk, values)
         with self._lock:
             self._final.add(i)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_seamless.engine.accumulator import Finish
+from napari_seamless.engine.blended import Finish
 from napari_seamless.engine.channels import PerChannel
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelError, PredictionError
