@@ -11,7 +11,9 @@ from ome_zarr_models.v05.image import Image
 
 import napari_seamless as ns
 import networks
+from napari_seamless.engine.errors import OutputError
 from napari_seamless.metrics import evaluate
+from outputs import read
 
 SHAPE = (20, 40, 48)
 SCALE, PLACE = (40.0, 8.0, 8.0), (400.0, -16.0, 80.0)
@@ -242,3 +244,117 @@ def test_resuming_keeps_what_an_output_says(volume, tmp_path):
     assert {name: facts[name] for name in ("config", "identity", "source", "geometry")} == {
         name: partial[name] for name in ("config", "identity", "source", "geometry")
     }
+
+
+def refusal(source, out, **options):
+    with pytest.raises(OutputError) as caught:
+        predict(source, out, **options)
+    assert "\n" not in str(caught.value)
+    assert networks.calls == []
+    return str(caught.value)
+
+
+class TestRefusals:
+    """Outputs that cannot be, said before anything is computed."""
+
+    @pytest.mark.parametrize("out", ["s3://bucket/out.zarr", "gs://b/out.h5", "http://host/o.tif"])
+    def test_a_url(self, volume, out):
+        assert refusal(volume, out) == (
+            f"output {out} is a URL; outputs are written to local or shared disks: give a path, "
+            "and copy the output there when it is complete"
+        )
+
+    @pytest.mark.parametrize("name", ["out.zarr", "deep/out.h5", "0/out.zarr", "out.tif"])
+    @pytest.mark.parametrize("source", ["{}", "zarr://{}", "file://{}"])
+    def test_in_the_folder_of_the_input(self, image, name, source):
+        (image / "deep").mkdir()
+        out = image / name
+        assert refusal(source.format(image), out) == (
+            f"output {out} is in the folder of the input {image}; choose a place outside of it"
+        )
+        assert not out.exists()
+
+    def test_beside_the_array_in_one_container(self, volume, image):
+        zarr.open_group(image).create_array("raw", data=volume, chunks=(8, 16, 16))
+        assert "is in the folder of the input" in refusal(f"{image}::raw", image / "raw/out.zarr")
+        predict(f"{image}::raw", image / "out.zarr")
+        np.testing.assert_allclose(
+            zarr.open_array(image / "out.zarr/0")[0], volume * (2 / 255), rtol=1e-6
+        )
+
+    @pytest.mark.parametrize("source", ["in.zarr/0", "in.zarr::0", "link.zarr"])
+    def test_around_or_the_same_as_the_input(self, volume, image, source):
+        (image.parent / "link.zarr").symlink_to(image)
+        said = refusal(image.parent / source, image, overwrite=True)
+        assert "would replace the input" in said or "is also an input" in said
+        np.testing.assert_array_equal(zarr.open_array(image / "0")[...], volume)
+
+    def test_the_file_of_the_input(self, volume, tmp_path):
+        path = tmp_path / "in.h5"
+        with h5py.File(path, "w") as file:
+            file["raw"] = volume
+        said = refusal(f"{path}::raw", path, overwrite=True)
+        assert said == f"output {path} is also an input; choose another name"
+
+    def test_a_plane_more_in_a_folder_of_planes(self, volume, tmp_path):
+        folder = tmp_path / "planes"
+        folder.mkdir()
+        for z, plane in enumerate(volume):
+            tifffile.imwrite(folder / f"{z:03}.tif", plane)
+        assert "is in the folder of the input" in refusal(folder, folder / "out.tif")
+        predict(folder, folder / "out.zarr")
+        assert (folder / "out.zarr").is_dir()
+
+
+@pytest.mark.parametrize("suffix", ["h5", "tif", "zarr"])
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_an_output_that_another_run_writes_is_refused(volume, tmp_path, suffix, options):
+    out = tmp_path / f"out.{suffix}"
+    said = (
+        f"output {out} is being written by another run: wait until it has ended, cancel it, or "
+        "choose another output"
+    )
+    with ns.InferenceRun(volume, networks.Doubled(), CONFIG, out) as run:
+        next(run)
+        networks.reset()
+        assert refusal(volume, out, **options) == said
+        run.cancel()
+        list(run)
+    predict(volume, out, resume=True)
+
+
+@pytest.mark.parametrize("suffix", ["h5", "tif", "zarr"])
+def test_the_layer_of_a_cancelled_run_stays_when_another_goes_on(volume, tmp_path, suffix):
+    """Its open sums are in files, which the other run removes."""
+    out = tmp_path / f"out.{suffix}"
+    config = settings(overlap=0.5)
+    with ns.InferenceRun(volume, networks.Doubled(), config, out, memory=0) as run:
+        for event in run:
+            if event.done >= event.total // 2:
+                run.cancel()
+        before = run.live[0][:]
+        assert run.volumes[0].accumulator.open
+        is_one_chunk = suffix == "zarr"  # which is needed at once
+        assert is_one_chunk or [*tmp_path.glob("out.*.run/seamless-sums-*/*")]
+        predict(volume, out, config=config, resume=True)
+        assert not [*tmp_path.glob("out.*.run")]
+        after = run.live[0][:]
+    known = np.isfinite(before)
+    assert 0 < known.sum() < known.size
+    np.testing.assert_array_equal(after[known], before[known])
+
+
+@pytest.mark.parametrize("suffix", ["h5", "tif", "zarr"])
+def test_integers_that_were_never_written_are_the_fill_value(volume, tmp_path, suffix):
+    """As those are that a run has begun and not predicted; labels are 0 there."""
+    out = tmp_path / f"out.{suffix}"
+    config = settings(output_dtype="uint8", fill_value=0.4, labelling="threshold")
+    deep = np.concatenate([volume] * 4)
+    with ns.InferenceRun(deep, networks.Doubled(), config, out) as run:
+        next(run)
+        run.cancel()
+        list(run)
+    found, labels = read(out), read(out, "labels")
+    assert (found[:, -20:] == 102).all()
+    assert not (found[:, 0] == 102).all()
+    assert (labels[:, -20:] == 0).all()

@@ -204,7 +204,47 @@ def test_a_time_point_that_cannot_be_read_is_reported_and_the_others_are_finishe
     for time in (0, 2, 3):
         np.testing.assert_array_equal(read(out)[time], expected[time])
     assert np.isnan(read(out)[1, 0, -1, -1, -1])
-    assert facts_of(out)["status"] in ("failed", "partial")  # a file says what its last one was
+    facts = facts_of(out)
+    times = facts["times"] if isinstance(facts["times"], dict) else json.loads(facts["times"])
+    assert facts["status"] == "failed"
+    assert [times[str(time)]["status"] for time in range(4)] == [
+        *("complete", "failed", "complete", "complete")
+    ]
+    assert [times[str(time)]["done"] == PATCHES for time in range(4)] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+def test_one_cause_of_many_time_points_is_said_once(series, tmp_path, capsys, suffix):
+    spoilt = series.copy()
+    spoilt[:3, 0, -1, -1, -1] = np.nan
+    np.save(tmp_path / "series.npy", spoilt)
+    torch.save(networks.Ramp().state_dict(), tmp_path / "net.pt")
+    words = ["predict", str(tmp_path / "series.npy"), "--checkpoint", str(tmp_path / "net.pt")]
+    words += ["--architecture", "networks:Ramp", "--patch-size", "8,12,12", "--device", "cpu"]
+    words += ["--normalization", "none", "--output", str(tmp_path / f"out.{suffix}"), "--json"]
+
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    (line,) = [each for each in err.splitlines() if "error: " in each]
+    assert f"{tmp_path / 'series.npy'} t=0 and 2 more time points holds nan" in line
+    assert json.loads(out)["failures"] == [line.partition("error: ")[2]]
+    spoilt[3] = spoilt[0]
+    np.save(tmp_path / "series.npy", spoilt)
+    assert main([*words, "--overwrite"]) == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "error: " in each]
+    assert "t=0 and 3 more time points holds nan" in line
+
+
+def test_different_causes_are_said_one_by_one(series, tmp_path):
+    spoilt = series.copy()
+    spoilt[0, 0, -1, -1, -1] = spoilt[2, 0, -1, -1, -2] = np.nan
+    with pytest.warns(RuntimeWarning, match="holds nan") as caught:
+        predict(spoilt, tmp_path / "out.zarr", settings(normalization="none"))
+
+    lines = [str(each.message) for each in caught]
+    assert len(lines) == 2
+    assert "t=0 holds nan" in lines[0]
+    assert "t=2 holds nan" in lines[1]
 
 
 def test_labels_of_a_series_are_a_series(series, alone, tmp_path):

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import ConfigError, OutputError, SourceError
+from napari_seamless.engine.errors import ConfigError, SourceError
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import Source
 from napari_seamless.engine.store import Store
+from napari_seamless.io.apart import check_apart
 from napari_seamless.io.digest import digest_of
 from napari_seamless.io.sources import open_series
+from napari_seamless.io.stores import check_local, check_no_run, open_store
 from napari_seamless.io.stores import open_series as open_series_output
-from napari_seamless.io.stores import open_store
 from napari_seamless.models import LoadedModel
 
 PathLike = str | Path
@@ -78,6 +79,7 @@ class Opened:
         stores: list[Store] = []
         for path, volumes in zip(targets, series, strict=True):
             refuse_input_as_output(path, used)
+            check_no_run(path)
             if getattr(volumes[0], "time", None) is None:
                 stores.append(open_store(path, overwrite, resume))
             else:
@@ -244,7 +246,10 @@ def output_paths(output: PathLike, names: Sequence[str]) -> list[Path]:
     ------
     ConfigError
         If it has other placeholders, or is one file for several volumes.
+    OutputError
+        If it is a URL.
     """
+    check_local(output)
     pattern = os.fspath(output)
     if len(names) > 1 and os.path.isdir(os.path.expanduser(pattern)):
         pattern = os.path.join(pattern, "{name}.h5")
@@ -273,12 +278,16 @@ def _short(name: str) -> str:
 
 
 def refuse_input_as_output(output: Path, inputs: Sequence[Any]) -> None:
-    """Writing replaces the output, so it must be neither a volume, nor labels or checkpoint."""
-    target = os.path.expanduser(output)
+    """Raise OutputError if writing the output would change what a run reads.
+
+    Parameters
+    ----------
+    output : Path
+        What is there is replaced.
+    inputs : sequence
+        Volumes, labels, masks and checkpoints; those that are no paths are nowhere.
+    """
     for each in inputs:
         path = each.report.path if isinstance(each, LoadedModel) else each
-        if not isinstance(path, (str, os.PathLike)):
-            continue
-        file = os.path.expanduser(os.fspath(path).partition("::")[0])
-        if os.path.exists(file) and os.path.exists(target) and os.path.samefile(file, target):
-            raise OutputError(f"output {output} is also an input; choose another name")
+        if _is_path(path):
+            check_apart(output, os.fspath(path))

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -24,7 +25,13 @@ def logs(journal):
 
 
 def resumed(journal):
-    return Journal(journal.folder.with_suffix("")).resume(IDENTITY)
+    """Resume what a run has left that has ended, as another process does."""
+    journal.unlock()
+    other = Journal(journal.folder.with_suffix(""))
+    try:
+        return other.resume(IDENTITY)
+    finally:
+        other.unlock()
 
 
 def test_what_is_recorded_is_resumed(journal):
@@ -81,7 +88,7 @@ def test_to_begin_anew_forgets_everything(journal):
     (journal.folder / "scratch").mkdir()
     (journal.folder / "scratch" / "sums").write_text("x")
     journal.begin({"config": 2})
-    assert os.listdir(journal.folder) == ["run.json"]
+    assert sorted(os.listdir(journal.folder)) == ["run.json", "run.lock"]
     assert journal.resume({"config": 2}) == set()
 
 
@@ -93,7 +100,9 @@ def test_removed(journal):
     journal.remove()
 
 
-@pytest.mark.parametrize("left", [[], [".run.json"], [".run.json", "finished-1.log", "part.h5"]])
+@pytest.mark.parametrize(
+    "left", [[], ["run.lock"], ["run.lock", ".run.json.ab", "finished-1.log", "part.h5"]]
+)
 def test_what_a_killed_process_left_of_the_folder_is_no_run(tmp_path, left):
     journal = Journal(tmp_path / "out.h5")
     journal.folder.mkdir()
@@ -101,7 +110,7 @@ def test_what_a_killed_process_left_of_the_folder_is_no_run(tmp_path, left):
         (journal.folder / name).write_text("1\n")
     assert not journal.exists
     journal.begin(IDENTITY)
-    assert os.listdir(journal.folder) == ["run.json"]
+    assert sorted(os.listdir(journal.folder)) == ["run.json", "run.lock"]
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
@@ -114,7 +123,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     assert (journal.folder / "thesis.tex").read_text() == "precious"
 
 
-@pytest.mark.parametrize("text", ["", "{", "\0\0", '{"config": '])
+@pytest.mark.parametrize("text", ["", "{", "\0\0", '{"config": ', "[1]", "{}", "null", '"x"', "3"])
 def test_a_damaged_identity(journal, text):
     (journal.folder / "run.json").write_text(text)
     with pytest.raises(OutputError) as caught:
@@ -130,6 +139,109 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Not a directory"):
         Journal(tmp_path / "file" / "out.h5").begin(IDENTITY)
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_folder_is_left_alone(tmp_path, kind):
+    journal = Journal(tmp_path / "out.h5")
+    if kind == "file":
+        journal.folder.write_text("precious")
+    else:
+        journal.folder.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError) as caught:
+        journal.begin(IDENTITY)
+    assert str(caught.value) == (
+        f"{journal.folder} is needed as a folder for what a run leaves and is none; move it away "
+        "or choose another output"
+    )
+    assert not journal.exists
+    journal.remove()
+    assert os.path.lexists(journal.folder)
+
+
+@pytest.mark.parametrize("line", ["9" * 5000, "-1", "1.5", "[3]", "0x3", ""])
+def test_a_damaged_line_finishes_nothing(journal, line):
+    journal.record(7)
+    (log,) = logs(journal)
+    log.write_text(f"7\n{line}\n~{line}\n8\n", encoding="utf-8")
+    assert resumed(journal) == {7, 8}
+    assert journal.provisional() == set()
+
+
+class TestLock:
+    """One run at a time."""
+
+    SAID = (
+        "output {} is being written by another run: wait until it has ended, cancel it, or choose "
+        "another output"
+    )
+
+    def refusal(self, act):
+        with pytest.raises(OutputError) as caught:
+            act()
+        return str(caught.value)
+
+    @pytest.mark.parametrize("is_resumed", [False, True])
+    def test_nobody_else_begins_or_resumes_while_a_run_goes_on(self, tmp_path, is_resumed):
+        output = tmp_path / "out.zarr"
+        first, other = Journal(output), Journal(output)
+        first.begin(IDENTITY)
+        first.record(3)
+        if is_resumed:
+            first.unlock()
+            first.resume(IDENTITY)
+        for act in (
+            lambda: other.begin({"config": 2}),
+            lambda: other.resume(IDENTITY),
+            other.check_free,
+        ):
+            assert self.refusal(act) == self.SAID.format(output)
+        other.remove()
+        assert first.finished() == {3}
+        assert first.identity()["checkpoint"] == "ab"
+        first.unlock()
+        other.check_free()
+        assert other.resume(IDENTITY) == {3}
+        other.unlock()
+        first.remove()
+        assert not first.folder.exists()
+        other.check_free()
+
+    def test_a_run_that_could_not_begin_keeps_nobody_away(self, journal):
+        journal.unlock()
+        other = Journal(journal.folder.with_suffix(""))
+        with pytest.raises(OutputError, match="is of another run"):
+            other.resume({"config": 2})
+        journal.check_free()
+        other.begin({"config": 3})
+        other.remove()
+        journal.check_free()
+
+    def test_any_thread_may_end_a_run(self, journal):
+        other = Journal(journal.folder.with_suffix(""))
+        thread = threading.Thread(target=journal.unlock)
+        thread.start()
+        thread.join()
+        other.begin(IDENTITY)
+        other.unlock()
+
+    def test_the_lock_goes_with_a_process_that_is_killed(self, tmp_path):
+        code = (
+            "import sys; from pathlib import Path; from napari_seamless.io.journal import Journal\n"
+            "journal = Journal(Path(sys.argv[1])); journal.begin({'a': 1}); journal.record(5)\n"
+            "print('begun', flush=True); sys.stdin.read()"
+        )
+        output = tmp_path / "out.zarr"
+        command = [sys.executable, "-c", code, str(output)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+            assert process.stdout.readline() == b"begun\n"
+            other = Journal(output)
+            assert self.refusal(lambda: other.resume({"a": 1})) == self.SAID.format(output)
+            process.kill()
+            process.wait()
+            assert other.resume({"a": 1}) == {5}
+            other.unlock()
 
 
 class TestIdentity:

@@ -44,6 +44,14 @@ def refusal(source):
 
 
 class TestZarr:
+    @pytest.mark.parametrize("inside", ["0", "x/y"])
+    def test_an_array_has_nothing_in_it(self, tmp_path, inside):
+        path = tmp_path / "a.zarr"
+        zarr.create_array(path, data=VOLUME, chunks=(4, 4, 4))
+        assert refusal(f"{path}::{inside}") == (
+            f"{path}::{inside} is not there: {path} is an array; leave out '::{inside}'"
+        )
+
     @pytest.mark.parametrize("zarr_format", [2, 3])
     @pytest.mark.parametrize(
         ("array", "expected"),

@@ -27,6 +27,7 @@ from napari_seamless.io.stores import (
     versions,
     voxel_file,
 )
+from outputs import facts_of
 from store_runs import COMPLETE, IDENTITY, PARTIAL, begin, part_of, put, write_chunks
 
 NAMES = ["out.h5", "out.hdf5", "out.tif", "out.TIFF", "out.ome.tif"]
@@ -473,7 +474,7 @@ class TestTimes:
         third.close()
         assert sorted(os.listdir(tmp_path)) == [name, f"{name}.run"]
         voxels, facts = read(tmp_path / name)
-        assert facts["status"] == "partial"
+        assert facts["status"] == "failed"
         np.testing.assert_array_equal(voxels[[0, 2]], series[[0, 2]])
         assert np.isnan(voxels[1]).sum() == voxels[1].size - sum(
             2 * np.prod(chunks[i].shape) for i in range(3)
@@ -487,6 +488,36 @@ class TestTimes:
         stores[1].finish(COMPLETE)
         assert os.listdir(tmp_path) == [name]
         np.testing.assert_array_equal(read(tmp_path / name)[0], series)
+
+    @pytest.mark.parametrize("name", [*KINDS, "out.zarr"])
+    def test_what_is_known_of_every_time_point_is_kept(self, tmp_path, series, name):
+        """Of the first one although the run is killed after it, of the second as resumed."""
+        known = [
+            {"status": "complete", "done": 9, "metrics": {"dice": 0.5 + t}, "failed": [[[t]]]}
+            for t in range(3)
+        ]
+        stores = open_series(tmp_path / name, 3)
+        chunks, _ = begin(stores[0], {"main": series[0]})
+        write_chunks(stores[0], chunks, {"main": series[0]})
+        stores[0].finish({**known[0], "geometry": GEOMETRY})
+        begin(stores[1], {"main": series[1]})
+        write_chunks(stores[1], chunks, {"main": series[1]}, [0])
+        stores[0].close()
+
+        stores = open_series(tmp_path / name, 3, resume=True)
+        for store, volume, facts in zip(stores, series, known, strict=True):
+            _, finished = begin(store, {"main": volume})
+            write_chunks(store, chunks, {"main": volume}, {*range(len(chunks))} - finished)
+            if facts is not known[0]:
+                store.finish({**facts, "geometry": GEOMETRY})
+        facts = facts_of(tmp_path / name)
+        times = facts["times"]
+        assert (json.loads(times) if isinstance(times, str) else times) == {
+            str(time): each for time, each in enumerate(known)
+        }
+        assert facts["status"] == "complete"
+        assert not {"metrics", "failed", "done"} & set(facts)  # of which time point?
+        assert "geometry" in facts
 
 
 class TestRefusals:
@@ -511,6 +542,55 @@ class TestRefusals:
         store.finish(COMPLETE)
         np.testing.assert_array_equal(read(tmp_path / name)[0], prediction)
         assert os.listdir(tmp_path) == [name]
+
+    @pytest.mark.parametrize("name", [*KINDS, "out.zarr"])
+    @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+    def test_a_link_to_nothing(self, tmp_path, name, options):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+        assert refusal(tmp_path / name, **options) == (
+            f"output {tmp_path / name} is a link to {tmp_path / 'nowhere'}, which is not there; "
+            "remove the link or choose another name"
+        )
+        assert (tmp_path / name).is_symlink()
+
+    @pytest.mark.parametrize("name", [*KINDS, "out.zarr"])
+    @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
+    def test_a_file_where_the_journal_shall_be(self, tmp_path, name, options):
+        (tmp_path / f"{name}.run").write_text("precious")
+        assert refusal(tmp_path / name, **options) == (
+            f"{tmp_path / name}.run is needed as a folder for what a run leaves and is none; move "
+            "it away or choose another output"
+        )
+        assert (tmp_path / f"{name}.run").read_text() == "precious"
+
+    @pytest.mark.parametrize(
+        ("output", "remedy"),
+        [
+            ("s3://bucket/out.zarr", None),
+            ("gs://bucket/out.h5", None),
+            ("https://host/out.tif", None),
+            (Path("s3://bucket/out.zarr"), None),
+            ("file:///tmp/a%20b/out.zarr", "/tmp/a b/out.zarr"),
+            ("file://localhost/tmp/out.h5", "/tmp/out.h5"),
+            (Path("file:///tmp/out.tif"), "/tmp/out.tif"),
+        ],
+    )
+    def test_a_url(self, output, remedy):
+        plain = f"give the plain path: {remedy}"
+        copy = "give a path, and copy the output there when it is complete"
+        assert refusal(output) == (
+            f"output {output} is a URL; outputs are written to local or shared disks: "
+            f"{plain if remedy else copy}"
+        )
+
+    def test_a_folder_may_be_called_as_a_url_begins(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "s3:").mkdir()
+        put(Path("s3:/out.h5"), {"main": np.ones((1, 5, 33, 40), np.float32)})
+        assert os.listdir(tmp_path / "s3:") == ["out.h5"]
+
+    def test_a_name_that_no_file_has(self):
+        assert "no file has such a name" in refusal("a\0b.h5")
 
     @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
     def test_folder(self, tmp_path, options):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_seamless.engine.errors import OutputError
+from napari_seamless.engine.errors import OutputError, WriteError
 from napari_seamless.engine.grid import Box
 from napari_seamless.io.stores import open_store
 from store_runs import COMPLETE, IDENTITY, PARTIAL, begin, part_of, put, specs_of, write_chunks
@@ -121,6 +121,16 @@ class TestPartial:
         assert os.listdir(tmp_path) == [name]
         assert status_of(tmp_path / name) == "complete"
         assert_same(tmp_path / name, arrays)
+
+    def test_a_run_that_fails_at_its_very_end_keeps_nobody_away(self, tmp_path, arrays, name):
+        store = open_store(tmp_path / name)
+        chunks, _ = begin(store, arrays)
+        write_chunks(store, chunks, arrays, [0])
+        (tmp_path / name).write_text("appeared during the run")
+        with pytest.raises(WriteError, match="appeared during the run"):
+            store.finish(PARTIAL)
+        (tmp_path / name).unlink()
+        assert begin(open_store(tmp_path / name, resume=True), arrays)[1] == {0}
 
     def test_nothing_there_starts_anew(self, tmp_path, arrays, name):
         put(tmp_path / name, arrays, resume=True)

@@ -435,6 +435,7 @@ class TestResume:
         store, chunks, _ = begun(path)
         values = values_of(SPECS)
         write(store, chunks, values, range(27))
+        store.close()
         (path / "1/c/0/1/0/0").unlink()
         (path / "1/c/1/0/1/1").unlink()
         store, _, finished = begun(path, resume=True)
@@ -446,6 +447,7 @@ class TestResume:
     def test_a_chunk_whose_file_is_gone_is_not_finished(self, path):
         store, chunks, _ = begun(path, MANY)
         write(store, chunks, values_of(MANY), [0, 1, 2])
+        store.close()
         (path / "heads/affinities/0/c/2/0/0/1").unlink()
         _, _, finished = begun(path, MANY, resume=True)
         assert set(finished) == {0, 2}
@@ -486,6 +488,7 @@ class TestResume:
     def test_another_make_is_refused(self, path, options, difference):
         store, chunks, _ = begun(path)
         write(store, chunks, values_of(SPECS), [0])
+        store.close()
         before = tree(path)
         assert difference in refusal(path, resume=True, **options)
         assert tree(path) == before
@@ -509,10 +512,11 @@ class TestResume:
         assert tree(path) == before
 
     def test_killed_before_anything_was_finished(self, path):
-        begun(path)
+        begun(path)[0].close()
         store, chunks, finished = begun(path, resume=True)
         assert set(finished) == set()
         write(store, chunks, values_of(SPECS), [3])
+        store.close()
         assert set(begun(path, resume=True)[2]) == {3}
 
 
@@ -538,6 +542,7 @@ class TestPlace:
     def test_overwriting_an_unfinished_run(self, path):
         store, chunks, _ = begun(path)
         write(store, chunks, values_of(SPECS), [0])
+        store.close()
         _, _, finished = begun(path, overwrite=True, identity={"config": 2})
         assert set(finished) == set()
         assert np.isnan(zarr.open_array(path / "0", mode="r")[...]).all()
@@ -636,6 +641,7 @@ class TestRoom:
                 write(store, chunks, values_of(SPECS), [0])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        store.close()
         assert set(begun(path, resume=True)[2]) == set()
 
 
@@ -713,6 +719,7 @@ class TestProcesses:
         joined = ZarrOutput(path, resume=True).at()
         joined.attach(SPECS, chunks)
         write(store, chunks, values_of(SPECS), range(27))
+        store.close()
         joined.finish(COMPLETE)
         assert facts_of(path)["identity"] == json.loads(json.dumps(IDENTITY))
         assert set(begun(path, resume=True)[2]) == set(range(27))

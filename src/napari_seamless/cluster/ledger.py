@@ -10,8 +10,6 @@ OUT.zarr.run/blocks-0/
 import contextlib
 import dataclasses
 import json
-import os
-import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seamless.engine.errors import WriteError
-from napari_seamless.io.journal import sync_folder
-from napari_seamless.io.stores.common import reason
+from napari_seamless.io import whole
+from napari_seamless.io.stores.common import broken_off, errors_as, reason
 
 
 @dataclass(frozen=True)
@@ -165,8 +163,8 @@ class Ledger:
                 return None
             failed = {int(patch): text for patch, text in said["failed"].items()}
             return BlockDone(said["block"], tuple(said["finished"]), tuple(said["shared"]), failed)
-        except (OSError, ValueError, KeyError):  # damaged: the block is run again
-            return None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None  # damaged: the block is run again
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -177,16 +175,5 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     WriteError
         If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise WriteError(
-            f"{path} could not be written: {reason(error)}: free space or choose another place"
-        ) from error
+    with errors_as(broken_off, path):
+        whole.write_whole(path, write)

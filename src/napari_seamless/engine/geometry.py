@@ -1,6 +1,6 @@
 """Where the voxels of a volume lie in the world."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Geometry:
             at - (old - new) / 2 + low * new
             for at, old, new, low in zip(self.translation, self.scale, steps, origin, strict=True)
         ]
-        return Geometry(_coordinates(steps), _coordinates(places), self.units)
+        return Geometry(coordinates(steps), coordinates(places), self.units)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -62,9 +62,10 @@ class Geometry:
     def from_facts(cls, facts: dict[str, Any]) -> "Geometry":
         """Return what `facts` says."""
         z, y, x = facts["units"]
-        return cls(_coordinates(facts["scale"]), _coordinates(facts["translation"]), (z, y, x))
+        return cls(coordinates(facts["scale"]), coordinates(facts["translation"]), (z, y, x))
 
 
-def _coordinates(values: Sequence[float]) -> Coordinates:
+def coordinates(values: Iterable[float]) -> Coordinates:
+    """Return three numbers along (Z, Y, X)."""
     z, y, x = map(float, values)
     return z, y, x

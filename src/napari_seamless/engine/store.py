@@ -1,5 +1,6 @@
 """Where finished voxels go, as the engine sees it."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,19 @@ class ArraySpec:
         Of the voxels as they are stored.
     is_labels : bool
         Whether its values are names, which must not be averaged.
+    fill : int
+        What integers are that were never written; floats are NaN.
     """
 
     channels: int
     dtype: np.dtype[Any]
     is_labels: bool = False
+    fill: int = 0
+
+    @property
+    def blank(self) -> float:
+        """What a voxel is that was never written."""
+        return math.nan if self.dtype.kind in "fc" else self.fill
 
 
 class Store(Protocol):
@@ -102,8 +111,8 @@ class Store(Protocol):
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Say in the output how it ended ("status" of `facts`); it is in its place from now on.
 
-        Voxels that were never written are NaN in floats and 0 in integers. What is needed to resume
-        stays unless the status is "complete".
+        Voxels that were never written are `ArraySpec.blank`. What is needed to resume stays unless
+        the status is "complete".
 
         Raises
         ------

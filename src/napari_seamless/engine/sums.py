@@ -48,7 +48,7 @@ class OpenSums:
         self._place = place
         self._folder: Path | None = None
         self._memory: dict[int, torch.Tensor] = {}
-        self._files: dict[int, Shape] = {}
+        self._files: dict[int, _Stored] = {}
         self._depths: dict[int, int] = {}
         self._planes: dict[int, int] = {}  # that may hold something, from the first one on
 
@@ -66,7 +66,7 @@ class OpenSums:
     @property
     def bytes_on_disk(self) -> int:
         """Bytes in files."""
-        return sum(map(_size, self._files.values()))
+        return sum(stored.nbytes for stored in self._files.values())
 
     def take(
         self, shapes: Mapping[int, Shape], planes: Mapping[int, int] | None = None
@@ -101,8 +101,7 @@ class OpenSums:
         fresh = {i: self._loaded(i, shape) for i, shape in added.items()}
         self._memory |= fresh
         for index in fresh:
-            if self._files.pop(index, None) is not None:
-                self._path(index).unlink()
+            self._delete(index)
         return {index: self._memory[index] for index in shapes}
 
     def part(self, index: int, slices: tuple[slice, ...]) -> NDArray[np.float64]:
@@ -112,32 +111,29 @@ class OpenSums:
         """
         try:
             return self._part(index, slices)
-        except (KeyError, FileNotFoundError):  # it was moved to memory just now
+        except KeyError:  # it was moved to memory just now
             return self._part(index, slices)
 
     def _part(self, index: int, slices: tuple[slice, ...]) -> NDArray[np.float64]:
         if (sums := self._memory.get(index)) is not None:
             return sums.numpy()[slices].copy()
         channels, planes, *rest = slices
-        with open(self._path(index), "rb") as file:
-            stored = np.memmap(file, np.float64, "r", shape=self._files[index])
-            wanted = range(self._depths[index])[planes]
-            found = stored[channels, wanted.start : wanted.stop, *rest]
-            missing = len(wanted) - found.shape[1]  # planes beyond what was reached
-            return np.pad(found, [(0, 0), (0, missing), (0, 0), (0, 0)])
+        wanted = range(self._depths[index])[planes]
+        found = self._files[index].part((channels, slice(wanted.start, wanted.stop), *rest))
+        missing = len(wanted) - found.shape[1]  # planes beyond what was reached
+        return np.pad(found, [(0, 0), (0, missing), (0, 0), (0, 0)])
 
     def drop(self, index: int) -> None:
         """Forget a chunk."""
         self._planes.pop(index, None)
         self._depths.pop(index, None)
         self._memory.pop(index, None)
-        if self._files.pop(index, None) is not None:
-            self._path(index).unlink()
+        self._delete(index)
 
     def close(self) -> None:
         """Forget all chunks, and delete the files."""
         self._memory.clear()
-        self._files.clear()
+        self._files.clear()  # closes them
         self._planes.clear()
         self._depths.clear()
         if self._folder is not None:
@@ -176,6 +172,7 @@ class OpenSums:
                     view = channel.numpy().data.cast("B")
                     while view:
                         view = view[file.write(view) :]
+            stored = _Stored(path, tuple(used.shape))
         except OSError as error:
             path.unlink(missing_ok=True)
             free = shutil.disk_usage(path.parent).free
@@ -184,14 +181,20 @@ class OpenSums:
                 f"{free:,} bytes free ({one_line(error)}): free space there, raise the memory "
                 "budget, or set TMPDIR to a larger disk"
             ) from error
-        self._files[index] = tuple(used.shape)
+        self._files[index] = stored
         del self._memory[index]
+
+    def _delete(self, index: int) -> None:
+        stored = self._files.pop(index, None)
+        if stored is not None:
+            del stored  # some systems delete no file that is open
+            self._path(index).unlink(missing_ok=True)
 
     def _loaded(self, index: int, shape: Shape) -> torch.Tensor:
         sums = _zeros(shape)
         if index in self._files:
             with open(self._path(index), "rb", buffering=0) as file:
-                for channel in sums[:, : self._files[index][1]]:
+                for channel in sums[:, : self._files[index].shape[1]]:
                     _read_into(file, channel.numpy().data.cast("B"))
         return sums
 
@@ -199,6 +202,29 @@ class OpenSums:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=self._place))
         return self._folder / str(index)
+
+
+class _Stored:
+    """Sums in a file, which is open for readers: they keep it when a later run deletes its name.
+
+    Mapped, since of mappings there may be many more than of open files.
+    """
+
+    def __init__(self, path: Path, shape: Shape) -> None:
+        self.shape = shape
+        self.nbytes = _size(shape)
+        self._content: mmap.mmap | bytes = b""
+        if self.nbytes:
+            with open(path, "rb") as file:
+                self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def part(self, slices: tuple[slice, ...]) -> NDArray[np.float64]:
+        """Return a copy of a part."""
+        whole = np.frombuffer(self._content, np.float64).reshape(self.shape)
+        found = whole[slices].copy()
+        if isinstance(self._content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self._content.madvise(mmap.MADV_DONTNEED)  # it counts no longer as this process's
+        return found
 
 
 def _read_into(file: FileIO, view: memoryview) -> None:

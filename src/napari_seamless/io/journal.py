@@ -3,6 +3,7 @@
 OUT.zarr              the output
 OUT.zarr.run/         until the run is complete
     run.json          what decides the numbers: another run must have the same
+    run.lock          locked while a run writes
     finished-*.log    a line per finished chunk, one file per process that writes
     ...               what a store or a cluster keeps there
 """
@@ -20,11 +21,14 @@ from typing import Any
 
 from napari_seamless.engine.errors import OutputError
 from napari_seamless.engine.store import SCRATCH_PREFIX
+from napari_seamless.io.lock import RunLock
+from napari_seamless.io.whole import sync_folder, write_whole
 
 _PROVISIONAL = "~"
 _IDENTITY = "run.json"
-_FORMER = ".run.json"
-"""It before it is whole, and after the run."""
+_LOCK = "run.lock"
+_DIGITS = 18
+"""No chunk has a longer number; what is longer is damage."""
 
 
 class Journal:
@@ -38,6 +42,7 @@ class Journal:
 
     def __init__(self, output: Path) -> None:
         self.folder = output.with_name(f"{output.name}.run")
+        self._run = RunLock(self.folder / _LOCK, output)
         self._log: int | None = None
         self._lock = threading.Lock()
 
@@ -49,19 +54,21 @@ class Journal:
     def begin(self, identity: Mapping[str, Any]) -> None:
         """Start a new run: what an earlier one left in the folder is removed.
 
+        Others are kept away until `unlock` or `remove`.
+
         Raises
         ------
         OutputError
-            If the folder is there and was not made by a run.
+            If another run is writing, or the folder is there and was not made by a run.
         OSError
             If the folder cannot be made.
         """
         self.close()
-        if self.folder.exists():
-            self._check_own()
-            self._clear()
-        self.folder.mkdir()
+        self._check_own()
+        self.folder.mkdir(exist_ok=True)
+        self._run.take()
         try:
+            self._clear()
             self._write_identity(identity)
         except OSError:
             self.remove()
@@ -70,26 +77,57 @@ class Journal:
     def resume(self, identity: Mapping[str, Any]) -> set[int]:
         """Return the chunks that the run left here had finished.
 
+        Others are kept away until `unlock` or `remove`.
+
         Raises
         ------
         OutputError
-            If it was another run; the line names the first difference.
+            If another run is writing; or if it was another one, with the first difference.
         OSError
             If the folder cannot be read.
         """
-        check_same(self.identity(), identity, self.folder)
-        for sums in self.folder.glob(f"{SCRATCH_PREFIX}*"):  # of a run that was killed
-            shutil.rmtree(sums)
-        return self.finished()
+        self._run.take()
+        with self.unlocked_if_failed():
+            check_same(self.identity(), identity, self.folder)
+            for sums in self.folder.glob(f"{SCRATCH_PREFIX}*"):  # of a run that has ended
+                shutil.rmtree(sums, ignore_errors=True)  # who still reads them has them open
+            return self.finished()
+
+    def check_free(self) -> None:
+        """Raise OutputError if another run is writing just now."""
+        if (self.folder / _LOCK).exists():
+            self._run.take()
+            self._run.release()
+
+    def check_folder(self) -> None:
+        """Raise OutputError if there is something else in the folder's place."""
+        if os.path.lexists(self.folder) and not self.folder.is_dir():
+            raise OutputError(
+                f"{self.folder} is needed as a folder for what a run leaves and is none; move it "
+                "away or choose another output"
+            )
+
+    def unlock(self) -> None:
+        """Let others resume: this run has ended."""
+        self._run.release()
+
+    @contextlib.contextmanager
+    def unlocked_if_failed(self) -> Iterator[None]:
+        """Let others resume if a run could not begin."""
+        try:
+            yield
+        except BaseException:
+            self.unlock()
+            raise
 
     def finished(self) -> set[int]:
         """Return the chunks that any process has recorded."""
-        return {int(line) for line in self._lines() if line.isdigit()}
+        return {int(line) for line in self._lines() if _is_number(line)}
 
     def provisional(self) -> set[int]:
         """Return the chunks that any process has written without finishing them."""
         marked = {line[1:] for line in self._lines() if line.startswith(_PROVISIONAL)}
-        return {int(line) for line in marked if line.isdigit()}
+        return {int(line) for line in marked if _is_number(line)}
 
     def _lines(self) -> Iterator[str]:
         for log in self.folder.glob("finished-*.log"):
@@ -124,7 +162,11 @@ class Journal:
         self.close()
         with contextlib.suppress(OSError):  # what stays of it does no harm
             self._check_own()
-            self._clear()
+            if self.folder.exists():
+                self._run.take()
+                self._clear()
+                self._remove_empty()
+        self.unlock()
 
     def identity(self) -> dict[str, Any]:
         """Return what the run left here said of itself.
@@ -137,12 +179,11 @@ class Journal:
             If it cannot be read.
         """
         try:
-            identity: dict[str, Any] = json.loads((self.folder / _IDENTITY).read_text("utf-8"))
+            identity = json.loads((self.folder / _IDENTITY).read_text("utf-8"))
         except ValueError as error:
-            raise OutputError(
-                f"{self.folder} is damaged and cannot be resumed; pass --overwrite / "
-                "overwrite=True to start anew"
-            ) from error
+            raise self._damaged() from error
+        if not isinstance(identity, dict) or not identity:
+            raise self._damaged()
         return identity
 
     def _append(self, line: bytes) -> None:
@@ -159,34 +200,43 @@ class Journal:
             os.close(self._log)
             self._log = None
 
+    def _damaged(self) -> OutputError:
+        return OutputError(
+            f"{self.folder} is damaged and cannot be resumed; pass --overwrite / overwrite=True to "
+            "start anew"
+        )
+
     def _check_own(self) -> None:
-        names = os.listdir(self.folder)
-        if names and not {_IDENTITY, _FORMER} & set(names):
+        """Raise OutputError if something is there that no run has made."""
+        self.check_folder()
+        if not self.folder.exists():
+            return
+        names = set(os.listdir(self.folder))
+        if names and not names & {_IDENTITY, _LOCK}:
             raise OutputError(
                 f"{self.folder} is needed for what a run leaves and holds other files; move it "
                 "away or choose another output"
             )
 
     def _clear(self) -> None:
-        """Delete the folder; at once there is no run in it, and to the end it shows whose it is."""
-        if self.exists:
-            os.replace(self.folder / _IDENTITY, self.folder / _FORMER)
+        """Empty the folder but for the lock; at once there is no run in it."""
+        (self.folder / _IDENTITY).unlink(missing_ok=True)
         for entry in self.folder.iterdir():
             if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != _FORMER:
+                shutil.rmtree(entry, ignore_errors=True)  # sums may be open still
+            elif entry.name != _LOCK:
                 entry.unlink()
-        (self.folder / _FORMER).unlink(missing_ok=True)
+
+    def _remove_empty(self) -> None:
+        """Delete the folder and the lock, which goes last: to the end it shows whose it is."""
+        if os.name == "nt":  # an open file cannot be removed there
+            self.unlock()
+        (self.folder / _LOCK).unlink(missing_ok=True)
         self.folder.rmdir()
 
     def _write_identity(self, identity: Mapping[str, Any]) -> None:
-        temporary = self.folder / _FORMER
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(identity, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / _IDENTITY)
-        sync_folder(self.folder)
+        content = json.dumps(identity, indent=1).encode("utf-8", "replace")
+        write_whole(self.folder / _IDENTITY, lambda file: file.write(content))
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], place: Path) -> None:
@@ -215,12 +265,5 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that the names in a folder are on the disk; nothing to do where that is not so."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _is_number(line: str) -> bool:
+    return line.isdigit() and len(line) <= _DIGITS

@@ -251,6 +251,8 @@ def _only_array(place: Place, inside: str, keys: tuple[str, ...]) -> Image:
         raise SourceError(
             f"{where} holds no array: it has no zarr, N5 or precomputed metadata of an image"
         )
+    if listed == [""]:
+        raise SourceError(f"{where} is not there: {place.name} is an array; leave out '::{inside}'")
     names = ", ".join(listed[:_NAMES_SHOWN]) + (" and more" if len(listed) > _NAMES_SHOWN else "")
     problem = "needs '::array' to say which array to read" if within else "holds no array"
     raise SourceError(f"{where} {problem}; {place.name} has {names}")

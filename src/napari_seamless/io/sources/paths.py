@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -59,6 +60,20 @@ def open_path(text: str, name: str | None) -> Opened:
     if suffix in _NUMPY:
         return _open_numpy(path, name or text)
     raise SourceError(f"{path} ends in {suffix or 'no suffix'!r}; it must be {ALLOWED}")
+
+
+def place_on_disk(text: str) -> tuple[Path, str] | None:
+    """Return the file or folder that a path or URL names, and what inside it ("::raw").
+
+    None if it is not on this machine's disks.
+    """
+    place, _, inside = text.partition("::")
+    _, there = _hint(place)
+    if there.startswith("file://"):
+        there = unquote(urlsplit(there).path)
+    elif "://" in there:
+        return None
+    return Path(os.path.expanduser(there)), inside.strip("/")
 
 
 def _hint(text: str) -> tuple[str, str]:

@@ -6,9 +6,17 @@ from typing import Protocol
 
 from napari_seamless.engine.errors import OutputError
 from napari_seamless.engine.store import Store
-from napari_seamless.io.stores.common import check_place, errors_as, exists, unusable, versions
+from napari_seamless.io.journal import Journal
+from napari_seamless.io.stores.common import (
+    check_local,
+    check_place,
+    errors_as,
+    exists,
+    unusable,
+    versions,
+)
 
-__all__ = ["open_series", "open_store", "versions"]
+__all__ = ["check_local", "check_no_run", "open_series", "open_store", "versions"]
 
 SUFFIXES = (".h5", ".hdf5", ".tif", ".tiff", ".zarr")
 
@@ -39,8 +47,8 @@ def open_store(
     Raises
     ------
     OutputError
-        If the suffix is unknown, there is something that may not be replaced, or the folder is
-        missing or may not be written to.
+        If it is a URL, the suffix is unknown, there is something that may not be replaced, or the
+        folder is missing or may not be written to.
     """
     return _output(path, overwrite, resume, None).at(0)
 
@@ -73,9 +81,20 @@ def open_series(
     return [output.at(time) for time in range(times)]
 
 
+def check_no_run(path: str | os.PathLike[str]) -> None:
+    """Raise OutputError if another run is writing an output just now.
+
+    The stores find out themselves, but not before they begin.
+    """
+    place = Path(os.path.expanduser(path))
+    with errors_as(unusable, place):
+        Journal(place).check_free()
+
+
 def _output(
     path: str | os.PathLike[str], overwrite: bool, resume: bool, times: int | None
 ) -> _Output:
+    check_local(path)
     path = Path(os.path.expanduser(path))  # pathlib's raises for unknown users
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:

@@ -4,11 +4,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from napari_seamless import __version__
 from napari_seamless.engine.errors import OutputError, SeamlessError, WriteError, one_line
 from napari_seamless.engine.readable import readable_bytes
 from napari_seamless.io.journal import Journal
+
+_URL = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]+):/+(localhost/)?(?P<rest>.*)", re.DOTALL)
 
 _MICROMETERS = {
     "angstrom": 1e-4,
@@ -41,6 +45,8 @@ def check_place(path: Path, overwrite: bool, resume: bool) -> None:
         What is there may be gone on with; whether it can be is for the store to find out.
     """
     with errors_as(unusable, path):  # a name that no file can have
+        _check_no_dead_link(path)
+        Journal(path).check_folder()
         _check_unused(path, overwrite or resume)
         _check_folder(path)
 
@@ -126,6 +132,30 @@ def reason(error: BaseException) -> str:
     """Return why something failed: the system's words for an OSError, else its first line."""
     number = getattr(error, "errno", None)
     return os.strerror(number) if number else one_line(error)
+
+
+def check_local(path: str | os.PathLike[str]) -> None:
+    """Raise OutputError if an output is named by a URL; a Path made of one counts, "s3:/a/b"."""
+    text = os.fspath(path)
+    if "\0" in text:
+        raise OutputError(f"output {text}: no file has such a name; choose another name")
+    found = _URL.match(text)
+    if found is None or os.path.isdir(f"{found['scheme']}:"):
+        return
+    remedy = "give a path, and copy the output there when it is complete"
+    if found["scheme"].lower() == "file":
+        remedy = f"give the plain path: /{unquote(found['rest'])}"
+    raise OutputError(
+        f"output {text} is a URL; outputs are written to local or shared disks: {remedy}"
+    )
+
+
+def _check_no_dead_link(path: Path) -> None:
+    if path.is_symlink() and not exists(path):
+        raise OutputError(
+            f"output {path} is a link to {os.readlink(path)}, which is not there; remove the link "
+            "or choose another name"
+        )
 
 
 def _check_unused(path: Path, may_exist: bool) -> None:

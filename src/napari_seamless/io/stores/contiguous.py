@@ -15,6 +15,7 @@ from napari_seamless.io.journal import check_same
 from napari_seamless.io.stores import common
 from napari_seamless.io.stores.contiguous_place import Content, FilePlace, Form
 from napari_seamless.io.stores.skeleton import Placed, Shaped, Skeleton
+from napari_seamless.io.stores.times import TimeFacts
 
 
 class ContiguousOutput:
@@ -43,8 +44,9 @@ class ContiguousOutput:
         self._recorded: set[int] = set()
         self._is_attached = False
         self._filled: set[int] = set()  # chunks that are provisional or blank
-        self._ended: dict[int, str] = {}
-        self._is_complete = False  # time points
+        self._blanks: dict[str, float] = {}
+        self._known = TimeFacts(times)
+        self._is_complete = False
 
     def at(self, time: int = 0) -> "ContiguousStore":
         """Return the store of one time point; 0 for a single volume."""
@@ -78,9 +80,11 @@ class ContiguousOutput:
                 return self._recorded
             skeleton = self._skeleton(self._shapes(arrays, chunks), facts, now)
             content = Content(skeleton.arrays, chunks, self._times or 1, now)
-            recorded = self._place.take_up(content)
-            if recorded is None:
-                self._place.make(content, skeleton)
+            with self._place.journal.unlocked_if_failed():
+                recorded = self._place.take_up(content)
+                if recorded is None:
+                    self._place.make(content, skeleton)
+                self._known.load(self._place.journal.folder)
         self._content, self._recorded = content, recorded or set()
         return self._recorded
 
@@ -132,24 +136,19 @@ class ContiguousOutput:
         if self._place.was_complete or self._is_complete:
             return
         self._begun()
-        with common.errors_as(common.broken_off, self._path):
-            self._recorded |= self._place.journal.finished()  # by other processes, too
-            self._filled |= self._place.journal.provisional()
-            status = self._ended[time] = facts["status"]
-            if status == "complete" and self._times is not None:
-                if not self._is_last():
-                    return
-                status = self._status_of_series()
-            self._place.take_back()
-            self._complete_file({**facts, "status": status})
-            self._place.publish()
-            if status == "complete":
-                self._is_complete = True
-                self._place.journal.remove()
+        self._known.put(time, facts)
+        self._known.end(time)
+        try:
+            with common.errors_as(common.broken_off, self._path):
+                self._publish(facts)
+        finally:
+            if self._known.have_ended():
+                self._place.journal.unlock()
 
     def close(self) -> None:
         """Let go of the file; it is opened again if voxels are asked for."""
         self._place.let_go()
+        self._place.journal.unlock()
 
     def _begun(self) -> Content:
         if self._content is None:
@@ -158,6 +157,7 @@ class ContiguousOutput:
 
     def _shapes(self, arrays: Mapping[str, ArraySpec], chunks: ChunkGrid) -> dict[str, Shaped]:
         times = () if self._times is None else (self._times,)
+        self._blanks = {name: spec.blank for name, spec in arrays.items()}
         return {
             name: ((*times, spec.channels, *chunks.shape), np.dtype(spec.dtype))
             for name, spec in arrays.items()
@@ -203,27 +203,36 @@ class ContiguousOutput:
         content = self._begun()
         time, chunk = divmod(index, len(content.chunks))
         box = content.chunks[chunk]
-        for array in content.arrays.values():
-            blank = np.nan if np.issubdtype(array.dtype, np.inexact) else 0
-            values = np.full((array.shape[-4], *box.shape), blank, array.dtype)
+        for name, array in content.arrays.items():
+            values = np.full((array.shape[-4], *box.shape), self._blanks[name], array.dtype)
             self._write_voxels(array, time, box, values)
 
     # --------------------------------------------------------------------------------- ending
 
-    def _is_last(self) -> bool:
-        """Whether every time point has ended, now or in an earlier run."""
-        return all(time in self._ended or self._has_all(time) for time in range(self._times or 1))
+    def _publish(self, facts: Mapping[str, Any]) -> None:
+        """Put the file in its place, unless a time point is to come that may complete it."""
+        self._recorded |= self._place.journal.finished()  # by other processes, too
+        self._filled |= self._place.journal.provisional()
+        self._known.save(self._place.journal.folder)
+        whole = self._whole_times()
+        if facts["status"] == "complete" and not self._known.have_ended(whole):
+            return
+        said = self._known.of_all(facts, whole)
+        self._place.take_back()
+        self._complete_file(said)
+        self._place.publish()
+        if said["status"] == "complete":
+            self._is_complete = True
+            self._place.journal.remove()
 
-    def _has_all(self, time: int) -> bool:
+    def _whole_times(self) -> set[int]:
+        """Return the time points of which every chunk is recorded."""
         count = len(self._begun().chunks)
-        return self._recorded.issuperset(range(time * count, (time + 1) * count))
-
-    def _status_of_series(self) -> str:
-        is_complete = all(
-            self._ended.get(time) == "complete" or self._has_all(time)
+        return {
+            time
             for time in range(self._times or 1)
-        )
-        return "complete" if is_complete else "partial"
+            if self._recorded.issuperset(range(time * count, (time + 1) * count))
+        }
 
     def _complete_file(self, facts: Mapping[str, Any]) -> None:
         content = self._begun()

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.errors import OutputError, WriteError
-from napari_seamless.io.journal import Journal, check_same, sync_folder
+from napari_seamless.io.journal import Journal, check_same
 from napari_seamless.io.stores import common
 from napari_seamless.io.stores.skeleton import Placed, Shaped, Skeleton
 from napari_seamless.io.stores.voxel_file import VoxelFile
+from napari_seamless.io.whole import sync_folder
 
 _MAY_REPLACE = "may-replace-output"
 
@@ -127,7 +128,7 @@ class FilePlace:
         elif common.exists(self.path) and not self._may_replace:
             raise OutputError(
                 f"output {self.path} exists beside the unfinished run in {self.journal.folder}; "
-                "move it away to resume, or pass --overwrite / overwrite=True as well"
+                "move it away to resume, or pass --overwrite / overwrite=True to start anew"
             )
         return recorded
 

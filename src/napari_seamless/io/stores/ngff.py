@@ -1,8 +1,6 @@
 """What an OME-Zarr 0.5 output says about itself: the attributes of its groups."""
 
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +12,8 @@ from ome_zarr_models.v05.image_label_types import Label, Source
 from ome_zarr_models.v05.labels import LabelsAttrs
 from ome_zarr_models.v05.multiscales import Dataset, Multiscale
 
-from napari_seamless.io.journal import sync_folder
 from napari_seamless.io.stores.pyramid import Level
+from napari_seamless.io.whole import write_whole
 
 FACTS = "napari-seamless"
 """The attribute that holds what is known about a prediction."""
@@ -87,17 +85,9 @@ def write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
     """
     group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     sayable = json.loads(json.dumps(group), parse_constant=str)
+    content = json.dumps(sayable, indent=1, ensure_ascii=False).encode("utf-8")
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{GROUP}.{secrets.token_hex(4)}"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(sayable, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / GROUP)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(folder)
+    write_whole(folder / GROUP, lambda file: file.write(content))
 
 
 def _ome(attributes: ImageAttrs | ImageLabelAttrs | LabelsAttrs) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A multiscale pyramid: which axes are halved how often, and the voxels of a coarser level."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -9,7 +8,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from napari_seamless.engine.geometry import Coordinates, Geometry
+from napari_seamless.engine.geometry import Geometry, coordinates
 from napari_seamless.engine.grid import Box, Triple
 
 COARSEST = 256
@@ -128,14 +127,9 @@ def _factors(level: Level) -> Triple:
 
 def _coarser(geometry: Geometry, factors: Triple) -> Geometry:
     """Return the geometry of a coarser level: its first voxel is centred on those it is made of."""
-    scale = _coordinates(size * by for size, by in zip(geometry.scale, factors, strict=True))
-    places = _coordinates(
+    scale = coordinates(size * by for size, by in zip(geometry.scale, factors, strict=True))
+    places = coordinates(
         at + size * (by - 1) / 2
         for at, size, by in zip(geometry.translation, geometry.scale, factors, strict=True)
     )
     return Geometry(scale, places, geometry.units)
-
-
-def _coordinates(values: Iterable[float]) -> Coordinates:
-    z, y, x = values
-    return z, y, x

@@ -134,7 +134,7 @@ def create(
             "data_type": spec.dtype.name,
             "dimension_names": list(axis_names(times is not None)),
             "chunk_grid": {"name": "regular", "configuration": grid},
-            "fill_value": "NaN" if spec.dtype.kind == "f" else 0,
+            "fill_value": "NaN" if spec.dtype.kind == "f" else spec.fill,
             "codecs": _codecs(spec.dtype, layout, len(outer)),
         }
         with _as_os_errors():

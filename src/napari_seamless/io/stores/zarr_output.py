@@ -14,14 +14,12 @@ from napari_seamless.io.journal import Journal, check_same
 from napari_seamless.io.stores import ngff, zarr_array, zarr_place
 from napari_seamless.io.stores.common import check_place, check_room, exists, plain, versions
 from napari_seamless.io.stores.pyramid import Level, levels_of, share_of_pyramid
+from napari_seamless.io.stores.times import TimeFacts
 from napari_seamless.io.stores.zarr_array import ZarrArray
 from napari_seamless.io.stores.zarr_layout import ZarrLayout
 
 _INTEGERS_SHRINK = 4
 """Integers are labels and rounded probabilities: most shrink to a quarter or less."""
-
-_OF_A_TIME = ("status", "done", "total", "metrics", "skipped", "failed")
-"""What is known for each point in time."""
 
 
 class ZarrFolder:
@@ -56,7 +54,7 @@ class ZarrFolder:
         self._always: dict[str, Any] = {}
         self._recorded: Collection[int] = ()
         self._was_complete = False
-        self._of_times: dict[str, dict[str, Any]] = {}
+        self._known = TimeFacts(times)
 
     def begin(
         self,
@@ -87,6 +85,16 @@ class ZarrFolder:
             "arrays": _said(arrays),
             "layout": {"chunk": list(layout.chunk), "unit": list(layout.unit)},
         }
+        with self.journal.unlocked_if_failed():
+            return self._begin(arrays, chunks, layout, facts)
+
+    def _begin(
+        self,
+        arrays: Mapping[str, ArraySpec],
+        chunks: ChunkGrid,
+        layout: ZarrLayout,
+        facts: Mapping[str, Any],
+    ) -> Collection[int]:
         total = len(chunks) * (self.times or 1)
         levels = self._levels(chunks.shape, facts)
         found = self._find_recorded(total)
@@ -94,11 +102,11 @@ class ZarrFolder:
         replaces = found is None and exists(self.path)
         self._check_room(arrays, levels, 1 - len(self._recorded) / total, replaces)
         if found is None:  # a run that finished nothing yet is taken up, too
-            said = self._known(facts)
+            said = self._described(facts)
             zarr_place.put(
                 self.path,
                 self.journal,
-                now,
+                self._always["identity"],
                 lambda at: self._fill(at, arrays, levels, layout, said),
             )
         self._open(arrays, chunks, levels)
@@ -115,7 +123,7 @@ class ZarrFolder:
         facts = zarr_place.facts_there(self.path)
         check_same({"arrays": facts["arrays"]}, {"arrays": _said(arrays)}, self.path)
         self._always = {name: facts[name] for name in ("identity", "arrays", "layout")}
-        self._of_times = facts.get("times", {})
+        self._known.take_up(facts.get("times"))
         self._open(arrays, chunks, self._levels(chunks.shape, facts))
 
     def describe(self, time: int, facts: Mapping[str, Any]) -> None:
@@ -128,14 +136,18 @@ class ZarrFolder:
         """
         if self._was_complete:  # nothing is added to it, and it may know more than this run
             return
-        known = self._known(facts)
-        if self.times is not None:
-            self._of_times[str(time)] = {key: known[key] for key in _OF_A_TIME if key in known}
-            known |= {"status": self._status(self.times), "times": self._of_times}
+        self._known.put(time, facts)
+        known = self._known.of_all(self._described(facts))
         attributes = ngff.read_group(self.path)
         ngff.write_group(self.path, {**attributes, ngff.FACTS: known})
         if known.get("status") == "complete":
             self.journal.remove()
+
+    def end(self, time: int) -> None:
+        """Note that a point in time has ended; with the last of them, others may resume."""
+        self._known.end(time)
+        if self._known.have_ended():
+            self.journal.unlock()
 
     def _levels(self, shape: Triple, facts: Mapping[str, Any]) -> tuple[Level, ...]:
         """Return the levels; raise OutputError if OME-Zarr cannot say their scale."""
@@ -148,7 +160,7 @@ class ZarrFolder:
             )
         return levels_of(shape, geometry)
 
-    def _known(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _described(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         return plain({"versions": versions(), **facts, **self._always})
 
     def _find_recorded(self, total: int) -> Collection[int] | None:
@@ -164,7 +176,7 @@ class ZarrFolder:
         recorded = zarr_place.finished_there(self.path, self.journal, facts, total)
         for made in ("arrays", "layout"):
             check_same({made: facts[made]}, {made: self._always[made]}, self.path)
-        self._of_times = facts.get("times", {})
+        self._known.take_up(facts.get("times"))
         self._was_complete = facts.get("status") == "complete" and not self.journal.exists
         return recorded
 
@@ -216,14 +228,6 @@ class ZarrFolder:
             name: ZarrArray(self.path / _place(name), spec, levels, self.times is not None)
             for name, spec in arrays.items()
         }
-
-    def _status(self, times: int) -> str:
-        """Return how all points in time ended together."""
-        found = {each.get("status") for each in self._of_times.values()}
-        if len(self._of_times) < times:
-            found.add("running")
-        worst_first = ("failed", "partial", "running", "complete")
-        return next(status for status in worst_first if status in found)
 
 
 _LABELS = "labels"

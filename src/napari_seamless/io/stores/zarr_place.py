@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from napari_seamless.engine.errors import OutputError
-from napari_seamless.io.journal import Journal, sync_folder
+from napari_seamless.io.journal import Journal
 from napari_seamless.io.stores import ngff
 from napari_seamless.io.stores.common import exists
+from napari_seamless.io.whole import sync_folder
 
 _ZARR_FILES = (ngff.GROUP, ".zgroup", ".zarray", ".zattrs")
 
@@ -37,8 +38,9 @@ def facts_there(path: Path) -> dict[str, Any]:
     """
     try:
         facts: dict[str, Any] = ngff.read_group(path)[ngff.FACTS]
-        facts["identity"]
-    except (OSError, KeyError) as error:
+        for name in ("identity", "arrays", "layout"):
+            facts[name].keys()
+    except (OSError, LookupError, TypeError, AttributeError) as error:
         raise OutputError(
             f"output {path} holds no run that could be gone on with; pass --overwrite / "
             "overwrite=True or choose another name"

@@ -157,13 +157,17 @@ class ZarrStore:
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Say in the output how it ended: see `Store.finish`."""
-        self.complete_pyramid()
-        with self._writing():
-            self._folder.describe(self._time, facts)
+        try:
+            self.complete_pyramid()
+            with self._writing():
+                self._folder.describe(self._time, facts)
+        finally:
+            self._folder.end(self._time)
 
     def close(self) -> None:
         """Let go of files; nothing is lost."""
         self._folder.journal.close()
+        self._folder.journal.unlock()
 
     def _record(self, chunk: int) -> None:
         chunks = self._folder.chunks
