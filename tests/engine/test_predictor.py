@@ -209,8 +209,8 @@ def test_a_failing_first_call_is_a_model_error_and_a_later_one_a_prediction_erro
     assert isinstance(first.value, ValueError)
 
 
-def test_too_little_memory_asks_for_smaller_batches():
-    with pytest.raises(SeamlessError, match="use a smaller batch_size or patch_size"):
+def test_too_little_memory_asks_for_smaller_patches():
+    with pytest.raises(SeamlessError, match="use a smaller patch_size, or another device"):
         predict(Fails(1, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")))
 
 

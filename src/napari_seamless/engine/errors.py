@@ -24,7 +24,14 @@ class SeamlessError(Exception):
     """Base of all errors raised by napari-seamless.
 
     Its message is one line, whatever characters are in the names of files that it tells of.
+
+    Attributes
+    ----------
+    is_out_of_memory : bool
+        Whether less at once could work.
     """
+
+    is_out_of_memory = False
 
     def __str__(self) -> str:
         return printable(super().__str__())

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from napari_seamless.engine.batched import is_out_of_memory
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
@@ -72,6 +73,11 @@ class Predictor:
             raise ModelError(
                 f"the network cannot be moved to {device}: {_reason(error)}; choose another device"
             ) from error
+
+    @property
+    def planes(self) -> str:
+        """What `planes` of the settings are for this network: not "auto"."""
+        return "".join("none" if axis is None else AXES[axis] for axis in self._planes)
 
     @property
     def channels(self) -> Channels | None:
@@ -195,12 +201,15 @@ class Predictor:
             "check the patch size, the number of channels it was trained with, and planes (z if "
             "it is 2-D)"
         )
-        if isinstance(error, torch.OutOfMemoryError):
-            remedy = "use a smaller batch_size or patch_size"
+        lacks_memory = is_out_of_memory(error)
+        if lacks_memory:
+            remedy = "use a smaller patch_size, or another device such as the CPU"
         kind = PredictionError if self._sizes else ModelCallError
-        return kind(
+        failure = kind(
             f"the network failed on a batch (B, C, Z, Y, X) of {shape}: {_reason(error)}; {remedy}"
         )
+        failure.is_out_of_memory = lacks_memory
+        return failure
 
 
 def _planes_of(module: nn.Module, config: InferenceConfig) -> tuple[int | None, ...]:
