@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.helpers import PATIENCE, boxes, layouts, properties
-from napari_seamless.engine.control import Control
+from napari_seamless.engine.control import Control, Focus
 from napari_seamless.engine.errors import SourceError
 from napari_seamless.engine.grid import Box, PatchGrid
 from napari_seamless.engine.pipeline import Batch, batches, predicted
@@ -29,8 +29,12 @@ class Line:
         self.gate: threading.Event | None = None
         self.batches = batches(
             Schedule(grid, **others), size, self.read, self.predict, self.control.may_go_on,
-            lambda: self.control.has_new_focus(0), lambda: self.control.take_focus(0),
+            lambda: self.control.has_new_focus(0), self.refocus,
         )  # fmt: skip
+
+    def refocus(self, schedule: Schedule) -> None:
+        focus = self.control.take_focus(0)
+        schedule.focus(focus.box, focus.is_only)
 
     def read(self, index: int):
         self.threads.add(threading.get_ident())
@@ -200,16 +204,66 @@ def test_predicted_stacks_what_could_be_read():
 
 def test_a_focus_is_new_until_it_is_taken_and_kept_until_another():
     control, view = Control(), Box((0, 0, 0), (1, 2, 3))
-    assert (control.has_new_focus(0), control.take_focus(0)) == (False, None)
+    assert (control.has_new_focus(0), control.take_focus(0)) == (False, Focus())
     control.focus(view, 0)
     assert (control.has_new_focus(0), control.has_new_focus(1)) == (True, False)
-    assert [control.take_focus(0), control.has_new_focus(0), control.take_focus(0)] == [
-        view, False, view,
-    ]  # fmt: skip
+    assert control.take_focus(0) == Focus(view)
+    control.focus(view, 0)
+    assert (control.has_new_focus(0), control.take_focus(0)) == (False, Focus(view))
     control.focus(None, 0)
-    assert [control.has_new_focus(0), control.take_focus(0), control.has_new_focus(0)] == [
-        True, None, False,
-    ]  # fmt: skip
+    assert (control.has_new_focus(0), control.take_focus(0)) == (True, Focus())
+    assert not control.has_new_focus(0)
+
+
+def test_a_preview_is_news_to_every_volume_and_only_one_is_looked_at():
+    control, view = Control(), Box((0, 0, 0), (1, 2, 3))
+    control.focus(view, 1)
+    assert control.looked_at == 1
+    control.preview(True)
+    assert control.take_focus(1) == Focus(view, is_only=True)
+    elsewhere = control.take_focus(0)
+    assert elsewhere.is_only
+    assert elsewhere.box.is_empty
+    control.preview(False)
+    assert [control.has_new_focus(vol_id) for vol_id in (0, 1)] == [True, True]
+    assert [control.take_focus(vol_id) for vol_id in (0, 1)] == [Focus(), Focus(view)]
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        lambda control: control.focus(Box((0, 0, 0), (1, 1, 1)), 0),
+        lambda control: control.focus(None, 1),
+        lambda control: control.preview(False),
+        lambda control: control.cancel(),
+    ],
+)
+def test_whoever_waits_for_news_hears_them(news):
+    control = Control()
+    control.preview(True)
+    control.take_focus(0)
+    waiting = threading.Thread(target=control.wait_for_news, args=(0,), daemon=True)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    news(control)
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
+
+
+def test_a_preview_holds_the_rest_back_until_something_else_is_looked_at():
+    line = Line(size=2)
+    line.control.focus(Box((0, 0, 4), (1, 1, 7)), 0)
+    line.control.preview(True)
+    found = [next(line.batches) for _ in range(4)]
+    assert [each and each.indices for each in found] == [(5, 4), (6,), None, None]
+    line.control.focus(Box((0, 0, 6), (1, 1, 8)), 0)
+    assert next(line.batches).indices == (7,)
+    assert next(line.batches) is None
+    line.control.preview(False)
+    rest = list(line.batches)
+    assert [each.indices for each in rest] == [(0, 1), (2, 3), (8, 9), (10, 11)]
+    assert not alive(line.threads)
 
 
 def test_cancel_wakes_whoever_waits_in_a_pause():

@@ -72,6 +72,24 @@ def test_what_is_put_back_comes_next_and_is_sorted_in_by_a_focus():
     assert schedule.take(6) == [26, 3, 4, 5, 6, 7]
 
 
+def test_what_is_not_looked_at_can_be_held_back():
+    schedule = Schedule(GRID)
+    schedule.focus(Box((0, 0, 0), (1, 1, 3)), is_only=True)
+    assert not schedule.is_held
+    assert schedule.order.tolist() == [0, 1, *range(2, 27)]
+    assert schedule.take(9) == [0, 1]
+    assert schedule.take(9) == []
+    assert (schedule.is_held, len(schedule)) == (True, 25)
+    schedule.focus(Box((7, 7, 7), (8, 8, 8)), is_only=True)
+    assert schedule.take(9) == [26]
+    assert schedule.is_held
+    schedule.focus(None)
+    assert (schedule.is_held, schedule.take(3)) == (False, [2, 3, 4])
+    assert len(schedule.take(99)) == 21
+    schedule.focus(Box((7, 7, 7), (8, 8, 8)), is_only=True)
+    assert not schedule.is_held
+
+
 def test_only_what_waits_is_scheduled():
     waiting = np.zeros(GRID.counts, dtype=bool)
     waiting.flat[[2, 7, 26]] = True

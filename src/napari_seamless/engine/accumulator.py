@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_seamless.engine.blended import Blended, Finish
+from napari_seamless.engine.blended import Blended, Finish, Squared
 from napari_seamless.engine.blending import Window, coverage_array, weights_array
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.finished import Finished, InMemory
@@ -55,6 +55,9 @@ class BlendAccumulator:
         Bytes of open sums in memory; the rest is in files in `scratch`. No limit by default.
     scratch : path, optional
         Folder for those files; the one for temporary files by default.
+    squared : callable
+        Says of which channels the standard deviation between patches follows all others in the
+        results; of none by default.
     is_share : bool
         The patches are shared with other processes: chunks stay open until `adopt`.
 
@@ -78,14 +81,14 @@ class BlendAccumulator:
         fill: float = 0.0,
         budget: int | None = None,
         scratch: Path | None = None,
+        squared: Squared = lambda: None,
         is_share: bool = False,
     ) -> None:
         self._grid = grid
         self._window = window
-        self._blended = Blended(grid, window, finish)
+        self._blended = Blended(grid, window, finish, squared)
         self._is_share = is_share
         self._fill = fill
-        self._matrix = torch.from_numpy(window.matrix)
         self._volume = Box.of_shape(grid.shape)
         self.states = PatchStates(grid)
         self._chunks = chunks or ChunkGrid.at_starts(grid)
@@ -170,10 +173,10 @@ class BlendAccumulator:
             If the patch was settled before: its weight would count twice.
         """
         self.states.check_waiting(index)
-        self._channels = len(prediction)
+        weighted = self._blended.sums_of(prediction)
+        self._channels = len(weighted)
         patch = self._grid[index]
         target = patch.intersection(self._volume)
-        weighted = prediction * self._matrix
         touched = self._unfinished(target)
         opened = self._opened(touched, target.stop[0])  # out of memory here, nothing is added
         with self._lock:
@@ -253,7 +256,7 @@ class BlendAccumulator:
 
     def _partial_piece(self, i: int, piece: Box, channels: slice) -> NDArray[np.float32] | None:
         """Return what is known of a piece of chunk `i`; None if no patch touched the chunk."""
-        needed = slice(None) if self._blended.finish else channels
+        needed = self._blended.needed(channels)
         with self._lock:
             is_final = i in self._final
             if not is_final and i not in self._sums:
@@ -265,7 +268,7 @@ class BlendAccumulator:
             return self._finished.read(piece, channels)
         values = np.empty(sums.shape, np.float32)
         self._blended.fill(values, sums, piece, done, failed)
-        return values[channels] if self._blended.finish else values
+        return values if needed == channels else values[channels]
 
     def result(self) -> NDArray[np.float32]:
         """Return the finished prediction (C, Z, Y, X), the accumulator's own memory if it has one.

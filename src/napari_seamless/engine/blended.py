@@ -1,8 +1,10 @@
 """Blended values: weighted sums, divided by the weights of just the patches that are in them."""
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from napari_seamless.engine.blending import Window, coverage, weight_sum
@@ -10,6 +12,8 @@ from napari_seamless.engine.grid import Box, PatchGrid
 
 Finish = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """What is done to blended values (C, z, y, x) of all channels; NaN must stay NaN."""
+
+Squared = Callable[[], slice | None]
 
 
 class Blended:
@@ -23,12 +27,44 @@ class Blended:
         Weights of every patch.
     finish : callable, optional
         Applied once to every blended voxel.
+    squared : callable
+        Says, once something is blended, of which channels the squares are summed after all others:
+        they become the standard deviation between patches.
     """
 
-    def __init__(self, grid: PatchGrid, window: Window, finish: Finish | None) -> None:
+    def __init__(
+        self,
+        grid: PatchGrid,
+        window: Window,
+        finish: Finish | None = None,
+        squared: Squared = lambda: None,
+    ) -> None:
         self._grid = grid
         self._window = window
-        self.finish = finish
+        self._weights = torch.from_numpy(window.matrix)
+        self._finish = finish
+        self._squared = squared
+
+    def needed(self, channels: slice) -> slice:
+        """Return the channels whose sums are needed to know some."""
+        is_alone = self._finish is None and self._squared() is None
+        return channels if is_alone else slice(None)
+
+    @cached_property
+    def _exact_weights(self) -> torch.Tensor:
+        return torch.from_numpy(self._window.in_float64())
+
+    def sums_of(self, prediction: torch.Tensor) -> torch.Tensor:
+        """Return what a patch (C, z, y, x) adds to the sums.
+
+        With squares, everything is float64 and so are the weights: what is left of a mean of
+        squares without the square of the mean is a small difference of large numbers.
+        """
+        squared = self._squared()
+        if squared is None:
+            return prediction * self._weights
+        values = prediction.double()
+        return torch.cat([values, values[squared] ** 2]) * self._exact_weights
 
     def fill(
         self,
@@ -61,9 +97,27 @@ class Blended:
         if not is_whole:
             out[...] = np.nan
         np.divide(sums, weights, out=out, where=covered, casting="same_kind")
-        if self.finish:
-            out[...] = self.finish(np.ascontiguousarray(out))
+        if (squared := self._squared()) is not None:
+            count = squared.stop - squared.start
+            _fill_deviations(out[-count:], sums[squared], sums[-count:], weights)
+        if self._finish:
+            out[...] = self._finish(np.ascontiguousarray(out))
         if not is_whole:
             out[:, ~covered] = uncovered
         if failed[near].any():
             out[:, coverage(self._grid, failed, box) > 0] = np.nan
+
+
+def _fill_deviations(
+    out: NDArray[np.float32],
+    sums: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> None:
+    """Put standard deviations in place, NaN where there is no weight.
+
+    Rounding may leave the variance of equal values slightly below 0; it is 0 then.
+    """
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        variances = squares / weights - (sums / weights) ** 2
+    out[...] = np.sqrt(np.maximum(variances, 0))

@@ -155,6 +155,10 @@ class InferenceConfig(BaseModel):
     """Give the standard deviation over variants as a second output: of what is blended, so of
     logits with `blend_logits`.
     """
+    disagreement: bool = False
+    """Give how much patches that overlap disagree as one more output: the standard deviation of
+    what each of them says of a voxel, weighted as they are blended; of logits with `blend_logits`.
+    """
     offsets: tuple[Offset | None, ...] = ()
     """For affinities: channel c at voxel v relates v and `v + offsets[c]`; None for channels
     without. As many as channels.

@@ -1,8 +1,25 @@
 """What others ask of a run, from any thread: pause, go on, cancel, look there."""
 
 import threading
+from dataclasses import dataclass
 
 from napari_seamless.engine.grid import Box
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """What is looked at.
+
+    Attributes
+    ----------
+    box : Box or None
+        In voxels of the source, (Z, Y, X); None for nothing special.
+    is_only : bool
+        Whether nothing else shall be predicted.
+    """
+
+    box: Box | None = None
+    is_only: bool = False
 
 
 class Control:
@@ -12,8 +29,10 @@ class Control:
         self._changed = threading.Condition()
         self._paused = False
         self._cancelled = False
-        self._focus: dict[int, Box | None] = {}
-        self._is_new: set[int] = set()
+        self._boxes: dict[int, Box | None] = {}
+        self._is_only = False
+        self._taken: dict[int, Focus] = {}
+        self._looked_at: int | None = None
 
     def pause(self) -> None:
         """Ask to hold before the next batch."""
@@ -35,8 +54,20 @@ class Control:
     def focus(self, box: Box | None, vol_id: int) -> None:
         """Ask for the patches that touch a box of a volume, in voxels of its source."""
         with self._changed:
-            self._focus[vol_id] = box
-            self._is_new.add(vol_id)
+            self._boxes[vol_id] = box
+            self._looked_at = vol_id
+            self._changed.notify_all()
+
+    def preview(self, is_only: bool) -> None:
+        """Ask for nothing but what is looked at, or for everything again."""
+        with self._changed:
+            self._is_only = is_only
+            self._changed.notify_all()
+
+    @property
+    def looked_at(self) -> int | None:
+        """The volume that `focus` was called for last; None if it never was."""
+        return self._looked_at
 
     def may_go_on(self) -> bool:
         """Wait while paused; say whether the run is still wanted."""
@@ -44,13 +75,39 @@ class Control:
             self._changed.wait_for(lambda: self._cancelled or not self._paused)
             return not self._cancelled
 
+    def wait_for_news(self, vol_id: int) -> None:
+        """Wait until something else is looked at in a volume, or another volume is, or cancelled.
+
+        While paused, this waits on.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._cancelled
+                    or (
+                        not self._paused
+                        and (self._is_new(vol_id) or self._looked_at not in (None, vol_id))
+                    )
+                )
+            )
+
     def has_new_focus(self, vol_id: int) -> bool:
         """Whether something else is looked at since `take_focus`."""
         with self._changed:
-            return vol_id in self._is_new
+            return self._is_new(vol_id)
 
-    def take_focus(self, vol_id: int) -> Box | None:
-        """Return what is looked at; None for nothing special. It stays until another `focus`."""
+    def take_focus(self, vol_id: int) -> Focus:
+        """Return what is looked at in a volume."""
         with self._changed:
-            self._is_new.discard(vol_id)
-            return self._focus.get(vol_id)
+            self._taken[vol_id] = self._focus_of(vol_id)
+            return self._taken[vol_id]
+
+    def _is_new(self, vol_id: int) -> bool:
+        return self._taken.get(vol_id, Focus()) != self._focus_of(vol_id)
+
+    def _focus_of(self, vol_id: int) -> Focus:
+        box = self._boxes.get(vol_id)
+        is_elsewhere = self._looked_at not in (None, vol_id)
+        if self._is_only and is_elsewhere:  # no patch touches this
+            box = Box((0, 0, 0), (0, 0, 0))
+        return Focus(box, self._is_only)

@@ -19,10 +19,11 @@ from napari_seamless.engine.grid import Triple
 class Channels:
     """Which channels of the blended volume are what.
 
-    All heads of a network are blended side by side, and their spread after them::
+    All heads of a network are blended side by side, their spread after them, and then how much
+    patches disagree about the head that is shown::
 
-        channel     0   1   2   3   4     5   6   7   8   9
-                    [ affinity ][ mask ]  [ spread of each ]
+        channel     0   1   2   3   4     5   6   7   8   9     10  11  12
+                    [ affinity ][ mask ]  [ spread of each ]    [ affinity ]
 
     Attributes
     ----------
@@ -32,11 +33,14 @@ class Channels:
         The head that is shown, and written as the prediction.
     has_spread : bool
         Whether the spread of every channel follows.
+    has_disagreement : bool
+        Whether the disagreement of the channels of the shown head follows.
     """
 
     heads: Mapping[str, slice]
     shown: str
     has_spread: bool
+    has_disagreement: bool = False
 
     @property
     def predicted(self) -> int:
@@ -46,7 +50,20 @@ class Channels:
     @property
     def total(self) -> int:
         """Channels that are blended."""
-        return self.predicted * (2 if self.has_spread else 1)
+        deviations = self.disagreement
+        return int(deviations.stop if self.has_disagreement else deviations.start)
+
+    @property
+    def disagreement(self) -> slice:
+        """The channels of the disagreement, if there is one."""
+        first = self.predicted * (2 if self.has_spread else 1)
+        shown = self.heads[self.shown]
+        return slice(first, first + shown.stop - shown.start)
+
+    @property
+    def squared(self) -> slice | None:
+        """The channels whose squares are blended, too, for the disagreement."""
+        return self.heads[self.shown] if self.has_disagreement else None
 
     def spread_of(self, head: str) -> slice:
         """Return the channels of a head's spread."""
@@ -167,7 +184,8 @@ class JoinedHeads:
             If heads or channels are not those of the first batch, or values are not finite.
         """
         heads = finest(heads, self._config.head)
-        channels = channels_of(heads, self._config.head, self._config.has_spread)
+        config = self._config
+        channels = channels_of(heads, config.head, config.has_spread, config.disagreement)
         if self.channels is None:
             self._activations.parts(channels.predicted)
             self.channels = channels
@@ -196,14 +214,18 @@ def _described(channels: Channels) -> str:
 
 
 def channels_of(
-    heads: Mapping[str, torch.Tensor], chosen: str | None, has_spread: bool
+    heads: Mapping[str, torch.Tensor],
+    chosen: str | None,
+    has_spread: bool,
+    has_disagreement: bool = False,
 ) -> Channels:
     """Return which channels the heads take when they lie side by side."""
     slices, first = {}, 0
     for name, head in heads.items():
         slices[name] = slice(first, first + head.shape[1])
         first += head.shape[1]
-    return Channels(slices, next(iter(heads)) if chosen is None else chosen, has_spread)
+    shown = next(iter(heads)) if chosen is None else chosen
+    return Channels(slices, shown, has_spread, has_disagreement)
 
 
 def activated(values: torch.Tensor, activations: PerChannel, channels: Channels) -> torch.Tensor:

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seamless.engine.errors import SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.schedule import Schedule
 
 Patch = NDArray[np.float32] | SourceError
@@ -46,8 +45,8 @@ def batches(
     predict: Callable[[NDArray[np.float32]], torch.Tensor],
     may_go_on: Callable[[], bool],
     has_new_focus: Callable[[], bool],
-    take_focus: Callable[[], Box | None],
-) -> Generator[Batch]:
+    refocus: Callable[[Schedule], None],
+) -> Generator[Batch | None]:
     """Take patches off a schedule until it is empty, and predict them.
 
     Parameters
@@ -62,13 +61,16 @@ def batches(
         Takes (B, C, z, y, x).
     may_go_on : callable
         Asked before each batch.
-    has_new_focus, take_focus : callable
-        Whether something else is looked at, asked before each batch; and what, in the frame of the
-        schedule's patches. What was read ahead is then put back.
+    has_new_focus : callable
+        Whether something else is looked at, asked before each batch. What was read ahead is then
+        put back.
+    refocus : callable
+        Tells the schedule what is looked at now.
 
     Yields
     ------
-    Batch
+    Batch or None
+        None while the schedule holds back all that is left.
     """
     with ThreadPoolExecutor(1, "seamless-read") as reader:
 
@@ -83,13 +85,13 @@ def batches(
                     if ahead is not None:
                         schedule.put_back(ahead[0])
                         ahead[1].cancel()
-                    schedule.focus(take_focus())
+                    refocus(schedule)
                     ahead = None
                 now = ahead or start()
-                if now is None:
+                if now is None and not schedule.is_held:
                     return
                 ahead = start()
-                yield predicted(now[0], now[1].result(), predict)
+                yield None if now is None else predicted(now[0], now[1].result(), predict)
         finally:
             if ahead is not None:
                 ahead[1].cancel()

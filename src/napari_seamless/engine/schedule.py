@@ -22,14 +22,25 @@ class Schedule:
         everything = np.arange(len(grid)) if waiting is None else np.flatnonzero(waiting)
         self._waiting: NDArray[np.intp] = everything
         self._next = 0
+        self._end = len(everything)
 
     def __len__(self) -> int:
         """Patches not yet taken."""
         return len(self._waiting) - self._next
 
+    @property
+    def is_held(self) -> bool:
+        """Whether patches are left, but none that may run: see `focus`."""
+        return self._next == self._end < len(self._waiting)
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """Raster indices of the patches not yet taken, in the order in which they will run."""
+        return self._waiting[self._next :].copy()
+
     def take(self, count: int) -> list[int]:
         """Remove up to `count` patches from the front; return their raster indices."""
-        taken = self._waiting[self._next : self._next + count]
+        taken = self._waiting[self._next : min(self._next + count, self._end)]
         self._next += len(taken)
         return [int(index) for index in taken]
 
@@ -37,13 +48,20 @@ class Schedule:
         """Put the patches that were taken last back to the front."""
         self._next -= len(indices)
 
-    def focus(self, box: Box | None) -> None:
+    def focus(self, box: Box | None, is_only: bool = False) -> None:
         """Put the patches that touch `box` first, nearest to its centre first; None: raster order.
 
         The rest keeps raster order, so that what is finished stays compact.
+
+        Parameters
+        ----------
+        box : Box or None
+            In the frame of the patches.
+        is_only : bool
+            Hold the rest back, until another focus.
         """
         waiting = np.sort(self._waiting[self._next :])
-        self._next = 0
+        self._next, self._end = 0, len(waiting)
         if box is None:
             self._waiting = waiting
             return
@@ -55,3 +73,5 @@ class Schedule:
         near = np.flatnonzero(touches)
         near = near[np.argsort(distance[near], kind="stable")]
         self._waiting = np.concatenate([waiting[near], waiting[~touches]])
+        if is_only:
+            self._end = len(near)
