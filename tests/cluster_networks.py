@@ -1,10 +1,11 @@
-"""Networks for tests of the cluster; worker processes import them from here."""
+"""Networks for tests of the cluster, and a look at workers: what worker processes import."""
 
 import os
 import signal
 import time
 from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 
@@ -92,3 +93,10 @@ class Valid(Counting):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return super().forward(image)[:, :, 2:-2, 2:-2, 2:-2]
+
+
+def files_under(folder: Path) -> list[str]:
+    """Return the files of a folder that this process has open or mapped."""
+    process = psutil.Process()
+    paths = {each.path for each in [*process.open_files(), *process.memory_maps()]}
+    return sorted(path for path in paths if path.startswith(str(folder)))

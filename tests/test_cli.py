@@ -186,6 +186,7 @@ WORDS = [
     ("--tta flip:yx", "tta", "flip:yx"),
     ("--tta-mode 0:1=max,1:2=min", "tta_mode", "0:1=max,1:2=min"),
     ("--spread --tta turn", "spread", True),
+    ("--disagreement", "disagreement", True),
     ("--offsets [[1,0,0],null,[0,-1,0]]", "offsets", ((1, 0, 0), None, (0, -1, 0))),
     ("--vectors [[null,3,4]]", "vectors", ((None, 3, 4),)),
     ("--output-dtype uint8", "output_dtype", "uint8"),

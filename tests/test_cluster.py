@@ -20,7 +20,17 @@ pytest.importorskip("distributed")
 
 from distributed import Client, LocalCluster
 
-from cluster_networks import Counting, Deadly, Failing, Fatal, Flat, Heads, Slow, Valid
+from cluster_networks import (
+    Counting,
+    Deadly,
+    Failing,
+    Fatal,
+    Flat,
+    Heads,
+    Slow,
+    Valid,
+    files_under,
+)
 from napari_seamless.cluster import ClusterRun, connect, connection, local_cluster
 from napari_seamless.cluster.connection import check_workers, quiet
 from napari_seamless.cluster.travel import Network, Reopened
@@ -37,6 +47,7 @@ from napari_seamless.engine.source import ArraySource
 from napari_seamless.inference import InferenceRun
 from napari_seamless.io.sources import open_source
 from napari_seamless.models import LoadedModel, load_model
+from outputs import facts_of
 
 SHAPE = (24, 40, 72)
 WITHIN = {"rtol": 1e-6, "atol": 1e-6}
@@ -178,6 +189,8 @@ def test_what_cannot_be_read_is_nan_and_named(client, volume, tmp_path):
     assert np.isnan(got).any()
     np.testing.assert_allclose(got, expected, **WITHIN)
     assert run.metadata()["failed"] == failed
+    assert run.status == facts_of(tmp_path / "out.zarr")["status"] == "partial"
+    assert tmp_path.joinpath("out.zarr.run").exists()  # a run that resumes tries them again
     with pytest.raises(SourceError, match=r"bad\.npy holds nan"):
         drained(
             ClusterRun(
@@ -188,6 +201,29 @@ def test_what_cannot_be_read_is_nan_and_named(client, volume, tmp_path):
                 client,
             )
         )
+
+
+def test_workers_close_what_they_opened_when_a_job_ends(client, volume, tmp_path):
+    np.save(tmp_path / "in.npy", volume)
+    source = str(tmp_path / "in.npy")
+    with ClusterRun(source, Counting(), settings(), tmp_path / "out.h5", client) as run:
+        for event in run:
+            if event.done > 100:
+                break
+        assert any(client.run(files_under, tmp_path).values())
+    assert set(map(tuple, client.run(files_under, tmp_path).values())) == {()}
+
+
+def test_a_worker_that_lost_its_first_blocks_leaves_nothing_that_claims_to_run(
+    client, volume, tmp_path
+):
+    network = Failing(tmp_path / "log")
+    (tmp_path / "log").write_bytes(b"." * 97)  # the first batch is well
+    run = ClusterRun(volume, network, settings(), tmp_path / "out.zarr", client)
+    with run, pytest.raises(PredictionError, match="the cat sat on it"):
+        list(run)
+    assert run.done == 0
+    assert facts_of(tmp_path / "out.zarr")["status"] == "failed"
 
 
 def test_a_series_goes_to_one_output(client, tmp_path):

@@ -1,5 +1,6 @@
 """What the composition root opens, it closes; what it is given, it leaves alone."""
 
+import io
 import json
 import sys
 from fractions import Fraction
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from tqdm import tqdm
 
 import napari_seamless as ns
 import networks
-from napari_seamless.draining import rescue
+from napari_seamless.draining import advance, rescue
 from napari_seamless.engine.errors import (
     ConfigError,
     ModelError,
@@ -23,6 +25,8 @@ from napari_seamless.engine.errors import (
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.evaluation import evaluate_files
 from napari_seamless.metrics import evaluate
+from outputs import facts_of
+from outputs import read as read_output
 
 CONFIG = ns.InferenceConfig(patch_size=(4, 8, 8), normalization="none", device="cpu")
 
@@ -500,3 +504,93 @@ def test_labels_of_instances_give_their_metrics_too(volume):
     joined = source.copy()
     joined[0, 5:7, 0] = 1
     assert predict(joined, labels=instances).metrics["voi_merge"] == pytest.approx(1, abs=0.01)
+
+
+@pytest.fixture
+def instances(volume):
+    """Labels of two instances, and a volume that a network doubles to exactly them."""
+    labels = np.zeros(volume.shape, np.int32)
+    labels[:, :5], labels[:, 7:] = 1, 2
+    return np.where(labels > 0, 1, 0).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "h5", "tif"])
+def test_metrics_that_do_not_fit_the_memory_are_left_out_with_a_line(instances, tmp_path, suffix):
+    source, labels = instances
+    out, needs = tmp_path / f"out.{suffix}", 5 * labels.size
+    with pytest.warns(RuntimeWarning, match=r"adapted Rand error .* are left out") as caught:
+        metrics = predict(source, output=out, labels=labels, memory=needs - 1).metrics
+
+    (line,) = [str(each.message) for each in caught]
+    assert "they take 4.219 KiB of memory where 4.218 KiB may be used; give more memory" in line
+    assert (metrics["dice"], metrics["voxels"]) == (1, labels.size)
+    assert "voi" not in metrics
+    assert facts_of(out)["status"] == "complete"
+    written = facts_of(out)["metrics"]
+    assert (json.loads(written) if isinstance(written, str) else written) == metrics
+    mask = (labels > 0).astype(np.uint8)  # no instances, so nothing is left out
+    assert predict(source, labels=mask, memory=0).metrics["dice"] == 1
+    enough = predict(source, output=out, overwrite=True, labels=labels, memory=10 * needs).metrics
+    assert enough["voi"] == 0
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "h5", "tif"])
+def test_an_output_is_complete_whatever_becomes_of_its_metrics(volume, instances, tmp_path, suffix):
+    """Here the labels are an array that fails when it is read."""
+
+    class Failing:
+        shape, dtype, ndim = volume.shape, np.dtype(np.int32), 3
+
+        def __getitem__(self, key):
+            raise MemoryError
+
+        __array__ = None
+
+    out = tmp_path / f"out.{suffix}"
+    with pytest.warns(RuntimeWarning, match="no metrics: ") as caught:
+        prediction = predict(volume, output=out, labels=Failing())
+
+    assert len(caught) == 1
+    assert prediction.metrics is None
+    np.testing.assert_allclose(prediction.array[0], 2 * volume, rtol=1e-6)
+    np.testing.assert_array_equal(read_output(out), prediction.array)
+    facts = facts_of(out)
+    assert facts["status"] == "complete"
+    assert "metrics" not in facts
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_library_that_fails_while_metrics_are_computed_is_one_line(
+    instances, tmp_path, monkeypatch
+):
+    """Connected parts come of SciPy; the prediction is written before they are asked for."""
+    source, labels = instances
+    monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
+    monkeypatch.delattr("scipy.ndimage")
+    out = tmp_path / "out.zarr"
+    with pytest.warns(
+        RuntimeWarning, match="no metrics: the metrics could not be computed"
+    ) as found:
+        prediction = predict(source, output=out, labels=labels)
+
+    assert "'napari-seamless evaluate'" in str(found[0].message)
+    assert prediction.metrics is None
+    assert facts_of(out)["status"] == "complete"
+
+
+# ------------------------------------------------------------------------------ progress
+
+
+def test_a_bar_has_the_pace_of_what_runs():
+    bar = tqdm(total=100, file=io.StringIO())
+    advance(bar, 90, 90)
+    known = bar.format_dict
+    assert (known["n"], known["initial"], known["rate"] or 0) == (90, 90, 0)
+    advance(bar, 92, 90)
+    advance(bar, 97, 95)  # another volume begins, of which 5 are done
+    known = bar.format_dict
+    assert known["n"] - known["initial"] == 2
+    bar.close()
+    hidden = tqdm(total=100, disable=True)
+    advance(hidden, 97, 95)
+    assert hidden.n == 0

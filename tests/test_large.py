@@ -21,6 +21,7 @@ import napari_seamless as ns
 import networks
 from napari_seamless.cli import main
 from napari_seamless.engine.errors import ConfigError, SourceError, WriteError
+from outputs import facts_of, read
 
 SHAPE = (32, 48, 40)
 CONFIG = ns.InferenceConfig(patch_size=(8, 16, 16), normalization="none", device="cpu")
@@ -63,20 +64,6 @@ def said(capsys):
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if "error: " in line]
     return json.loads(out) if out else {}, [line.partition("error: ")[2] for line in lines]
-
-
-def main_of(path):
-    if path.suffix == ".zarr":
-        return zarr.open(path / "0")[:]
-    with h5py.File(path) as file:
-        return file["main"][...]
-
-
-def facts_of(path):
-    if path.suffix == ".zarr":
-        return json.loads((path / "zarr.json").read_text())["attributes"]["napari-seamless"]
-    with h5py.File(path) as file:
-        return dict(file["main"].attrs)
 
 
 def reached_by(run, patches):
@@ -150,7 +137,7 @@ def test_little_memory_and_a_resume_give_the_same_bits(volume, tmp_path):
                 run.cancel()
     predict(volume, out, memory=50_000, resume=True)
 
-    np.testing.assert_array_equal(main_of(out), expected)
+    np.testing.assert_array_equal(read(out), expected)
 
 
 def test_no_memory_at_all_is_enough(volume, tmp_path):
@@ -199,9 +186,7 @@ def test_memory_is_given_in_words_on_the_command_line(volume, tmp_path, capsys):
 
     assert little["scratch"] > 0 == much["scratch"]
     assert "of sums on the disk meanwhile" in err.splitlines()[0]
-    np.testing.assert_array_equal(
-        main_of(tmp_path / "out_50KB.h5"), main_of(tmp_path / "out_1GB.h5")
-    )
+    np.testing.assert_array_equal(read(tmp_path / "out_50KB.h5"), read(tmp_path / "out_1GB.h5"))
 
 
 def test_what_a_run_will_take_is_said_before_its_bar(volume, tmp_path, capsys):
@@ -273,7 +258,7 @@ def test_a_run_can_continue_without_a_damaged_chunk(volume, damaged, tmp_path, c
     for place, line in zip(places, lines, strict=True):
         assert line.startswith(f"patch at {place} (Z, Y, X) is missing: {damaged} cannot be read")
     assert facts["failures"] == lines
-    main = main_of(out)[0]
+    main = read(out)[0]
     assert np.isnan(main[reached]).all()
     np.testing.assert_array_equal(main[~reached], expected[0][~reached])
     assert 0 < reached.mean() < 1
@@ -287,7 +272,7 @@ def test_what_is_missing_is_the_fill_value_in_integers(volume, damaged, tmp_path
         reached = reached_by(run, patches_that_touch(run, *DAMAGED))
     predict(volume, tmp_path / "whole.h5", config=settings(output_dtype="uint8"))
 
-    main, whole = main_of(tmp_path / "out.h5")[0], main_of(tmp_path / "whole.h5")[0]
+    main, whole = read(tmp_path / "out.h5")[0], read(tmp_path / "whole.h5")[0]
     assert (main[reached] == 128).all()
     np.testing.assert_array_equal(main[~reached], whole[~reached])
 
@@ -301,9 +286,82 @@ def test_a_run_that_a_damaged_chunk_stopped_goes_on_without_it(volume, damaged, 
 
     with run_of(volume) as run:
         reached = reached_by(run, patches_that_touch(run, *DAMAGED))
-    main = main_of(out)[0]
+    main = read(out)[0]
     assert np.isnan(main[reached]).all()
     np.testing.assert_array_equal(main[~reached], predict(volume).array[0][~reached])
+
+
+class Flaky:
+    """An array of which some voxels cannot be read while a run is under way, as long as it is on.
+
+    A fingerprint of it is taken before the run.
+    """
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, array.ndim
+        self.is_on = True
+
+    def __getitem__(self, key):
+        touches = all(
+            part.start < high and low < part.stop
+            for part, low, high in zip(key, *DAMAGED, strict=True)
+        )
+        if self.is_on and networks.calls and touches:
+            raise OSError("the disk was away")
+        return self.array[key]
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_patches_that_were_missing_are_tried_again_on_resume(volume, tmp_path, suffix):
+    predict(volume, tmp_path / f"whole.{suffix}")
+    source, out = Flaky(volume), tmp_path / f"out.{suffix}"
+    config = settings(on_error="continue")
+    networks.reset()
+    with run_of(source, out, config) as run:
+        list(run)
+    grid, spoilt = run.plan.volumes[0].grid, run.volumes[0].unreadable
+    assert run.status == "partial"
+    assert (facts_of(out)["status"], int(facts_of(out)["done"])) == ("partial", 140)
+    assert len(networks.calls) == 140 - len(spoilt) == run.volumes[0].ran
+
+    source.is_on = False
+    networks.reset()
+    chunks = run.volumes[0].accumulator.chunks
+    holes = {i for index in spoilt for i in chunks.touching(grid[index])}
+    needed = {index for i in holes for index in range(140) if overlap(grid[index], chunks[i])}
+    with run_of(source, out, config, resume=True) as again:
+        list(again)
+    assert again.status == "complete"
+    assert again.volumes[0].ran == len(needed)
+    assert len(needed) < 140 or suffix == "zarr"  # whose chunks are large
+    assert sorted(os.listdir(tmp_path)) == [f"out.{suffix}", f"whole.{suffix}"]
+    assert facts_of(out)["status"] == "complete"
+    assert "failed" not in facts_of(out)
+    np.testing.assert_array_equal(read(out), read(tmp_path / f"whole.{suffix}"))
+
+
+def overlap(box, other):
+    return not box.intersection(other).is_empty
+
+
+def test_what_is_missing_still_is_said_again(damaged, tmp_path, capsys):
+    out = tmp_path / "out.h5"
+    options = ["--on-error", "continue", "--json"]
+    assert command(tmp_path, damaged, out, *options) == 1
+    first, lines = said(capsys)
+    assert command(tmp_path, damaged, out, *options, "--resume") == 1
+    second, again = said(capsys)
+
+    assert first["status"] == second["status"] == facts_of(out)["status"] == "partial"
+    assert first["missing"] == second["missing"] == len(lines) > 0
+    assert first["ran"] == 140 - len(lines) > second["ran"]
+    assert lines == again
+    assert command(tmp_path, damaged, out, *options[:2], "--resume") == 1
+    text = capsys.readouterr().out
+    assert f"partial: 140 of 140 patches, {len(lines)} of them missing, in " in text
 
 
 def test_nan_in_the_input_counts_as_damage(volume):
@@ -362,7 +420,7 @@ def test_only_patches_that_reach_the_mask_run(volume, mask, tmp_path, capsys, su
     assert facts["forecast"]["skipped"] == 140 - len(wanted)
     assert f"{len(wanted)} patches ({140 - len(wanted)} skipped)" in err
     assert facts_of(out)["skipped"] == 140 - len(wanted)
-    main = main_of(out)[0]
+    main = read(out)[0]
     np.testing.assert_array_equal(main[~reached], -3)
     np.testing.assert_array_equal(main[mask > 0], predict(volume).array[0][mask > 0])
     assert np.isfinite(main).all()
@@ -401,7 +459,7 @@ def test_skipping_goes_with_resume(volume, mask, tmp_path):
     given = predict(volume, out, config=config, mask=mask, resume=True).array
 
     np.testing.assert_array_equal(np.asarray(given), expected)
-    np.testing.assert_array_equal(main_of(out), expected)
+    np.testing.assert_array_equal(read(out), expected)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,36 @@ def test_a_failed_run_goes_on(volume, tmp_path, whole, suffix):
     assert_gone_on(out, volume, whole[suffix])
 
 
+class BreaksLater(networks.Ramp):
+    """Raises at the first patch of a second volume."""
+
+    def forward(self, image):
+        if len(networks.calls) == PATCHES:
+            raise RuntimeError("device lost")
+        return super().forward(image)
+
+
+BreaksLater.__name__ = "Ramp"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_volume_that_fails_at_its_first_patch_says_so_and_goes_on(
+    volume, tmp_path, whole, suffix
+):
+    pattern, out = tmp_path / f"{{vol_id}}.{suffix}", tmp_path / f"1.{suffix}"
+    with pytest.warns(RuntimeWarning, match="device lost"):
+        ns.predict([volume] * 2, BreaksLater(), CONFIG, pattern, progress=False)
+
+    assert facts_of(tmp_path / f"0.{suffix}")["status"] == "complete"
+    facts = facts_of(out)
+    assert (facts["status"], int(facts["done"])) == ("failed", 0)
+    assert np.isnan(read(out)).all()
+    assert sorted(os.listdir(tmp_path)) == [f"0.{suffix}", out.name, f"{out.name}.run"]
+    predict(volume, out, resume=True)
+    np.testing.assert_array_equal(read(out), whole[suffix])
+    assert facts_of(out)["status"] == "complete"
+
+
 KILLED = """
 import os, signal, sys
 import numpy as np
@@ -262,7 +292,11 @@ def test_ctrl_c_and_then_resume_on_the_command_line(volume, tmp_path):
     facts = json.loads(done.stdout)
     assert (facts["status"], facts["patches"], facts["of"]) == ("complete", PATCHES, PATCHES)
     assert facts["forecast"]["resumed"] == PATCHES - needed
-    assert facts["forecast"]["patches"] == needed
+    assert facts["forecast"]["patches"] == facts["ran"] == needed
+    assert facts["voxels_per_second"] > 0
+    again = json.loads(program(out, -1, "--resume").stdout)
+    assert (again["status"], again["patches"], again["ran"]) == ("complete", PATCHES, 0)
+    assert again["voxels_per_second"] == 0
     assert f"{needed} patches ({PATCHES - needed} already done)" in done.stderr
     predict(volume, tmp_path / "whole.zarr", config=settings(activation="none"))
     np.testing.assert_array_equal(read(out), read(tmp_path / "whole.zarr"))
@@ -334,6 +368,27 @@ def test_settings_of_the_machine_may_differ(volume, left, whole, suffix):
     for index, values in before.items():
         np.testing.assert_array_equal(after[:, *chunks[index].slices], values)
     np.testing.assert_allclose(after, whole[suffix], rtol=1e-6)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_setting_may_be_said_or_left_to_its_default(volume, tmp_path, is_first):
+    said = {"planes": "none", "head": "bright", "intensity_scale": 255, "patch_size": (8, 12, 12)}
+    configs = [settings(output_dtype="uint8"), settings(output_dtype="uint8", **said)]
+    config, other = configs if is_first else configs[::-1]
+    out = tmp_path / "out.zarr"
+    with ns.InferenceRun(volume, networks.TwoHeads(), config, out) as run:
+        for event in run:
+            if event.done == 77:
+                run.cancel()
+    predict(volume, out, networks.TwoHeads(), other, resume=True)
+
+    assert facts_of(out)["status"] == "complete"
+    decided = facts_of(out)["identity"]["config"]
+    assert (decided["planes"], decided["head"], decided["intensity_scale"]) == (
+        "none",
+        "bright",
+        255,
+    )
 
 
 class Other(networks.Doubled):
@@ -462,6 +517,22 @@ def test_what_a_run_left_is_neither_replaced_nor_gone_on_with_unasked(volume, le
 def test_resume_needs_an_output(volume):
     with pytest.raises(ConfigError, match="resume needs the output"):
         predict(volume, None, resume=True)
+
+
+def test_to_resume_and_to_replace_are_not_asked_for_at_once(volume, left, capsys):
+    out, before = left / "out.zarr", read(left / "out.zarr")
+    with pytest.raises(ConfigError, match="resume goes on with what is at the output"):
+        predict(volume, out, resume=True, overwrite=True)
+    words = ["predict", "a.npy", "--checkpoint", "a.pt", "--output", str(out)]
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--resume", "--overwrite"])
+
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "--overwrite: not allowed with argument --resume" in lines[0]
+    assert networks.calls == []
+    np.testing.assert_array_equal(read(out), before)
 
 
 def test_another_programs_file_is_not_gone_on_with(volume, tmp_path):

@@ -104,22 +104,46 @@ def _add_predict(commands: Subparsers) -> argparse.ArgumentParser:
         "s3://, gs://, http(s)://; (Z, Y, X), (C, Z, Y, X) or (T, C, Z, Y, X)",
     )
     _add_checkpoint(predict, "--checkpoint", required=True)
+    _add_output(predict)
+    predict.add_argument(
+        "--mask",
+        nargs="+",
+        help="volume as large as INPUT, for each: patches that reach only 0 in it do not run",
+    )
+    _add_resources(predict)
+    predict.add_argument(
+        "--labels", nargs="+", help="truth (Z, Y, X) of each volume to score against, like INPUT"
+    )
+    predict.add_argument("--config", help="JSON file with settings; options given here overrule it")
+    predict.add_argument("--json", action="store_true", help="print the summary as JSON")
+    settings = predict.add_argument_group(
+        "settings",
+        "Numbers for several axes or channels are separated by commas, 8,128,128, or are JSON, "
+        "[[1, 0, 0], null].",
+    )
+    for name, field in InferenceConfig.model_fields.items():
+        _add_setting(settings, name, field)
+    return predict
+
+
+def _add_output(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--output",
         required=True,
         help="OUT.zarr (OME-Zarr), OUT.h5 (dataset main) or OUT.tif; for several volumes with "
         "{name} or {vol_id} in it, or a folder",
     )
-    predict.add_argument(
+    what_is_there = predict.add_mutually_exclusive_group()
+    what_is_there.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run left at OUT, if there is one: cancelled, failed or killed",
+        help="go on with the run left at OUT, if there is one: cancelled, failed or killed, or "
+        "without patches that could not be read",
     )
-    predict.add_argument(
-        "--mask",
-        nargs="+",
-        help="volume as large as INPUT, for each: patches that reach only 0 in it do not run",
-    )
+    what_is_there.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+
+
+def _add_resources(predict: argparse.ArgumentParser) -> None:
     where = predict.add_mutually_exclusive_group()
     where.add_argument(
         "--workers",
@@ -139,20 +163,6 @@ def _add_predict(commands: Subparsers) -> argparse.ArgumentParser:
         help="memory for the run's data, 2GB or 500MB (default: a quarter of what is free); what "
         "does not fit is on the disk",
     )
-    predict.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    predict.add_argument(
-        "--labels", nargs="+", help="truth (Z, Y, X) of each volume to score against, like INPUT"
-    )
-    predict.add_argument("--config", help="JSON file with settings; options given here overrule it")
-    predict.add_argument("--json", action="store_true", help="print the summary as JSON")
-    settings = predict.add_argument_group(
-        "settings",
-        "Numbers for several axes or channels are separated by commas, 8,128,128, or are JSON, "
-        "[[1, 0, 0], null].",
-    )
-    for name, field in InferenceConfig.model_fields.items():
-        _add_setting(settings, name, field)
-    return predict
 
 
 def _add_setting(parser: Any, name: str, field: "FieldInfo") -> None:

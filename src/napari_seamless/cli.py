@@ -129,6 +129,8 @@ def _finish(run: "InferenceRun", truth: "list[Source] | None", as_json: bool) ->
     try:
         if truth is not None and run.done and broken is None:
             facts |= run.scores(truth)
+            if run.left_out:
+                print(f"{PROGRAM}: {run.left_out}", file=sys.stderr)
     finally:  # also if the labels cannot be compared after all
         if broken is None:
             _report({**facts, "failures": lines}, as_json)
@@ -137,8 +139,9 @@ def _finish(run: "InferenceRun", truth: "list[Source] | None", as_json: bool) ->
     if broken is not None:
         return _exit_code(broken)
     if run.status == "complete":
-        return FAILED if lines else DONE
-    return FAILED if run.status == "failed" else CANCELLED
+        return DONE
+    reached_its_end = run.status == "failed" or (facts["missing"] and run.done == run.total)
+    return FAILED if reached_its_end else CANCELLED
 
 
 def _foretold(run: "InferenceRun") -> "Forecast | None":
@@ -152,15 +155,20 @@ def _foretold(run: "InferenceRun") -> "Forecast | None":
 
 
 def _summary(run: "InferenceRun", seconds: float) -> dict[str, Any]:
-    voxels = sum(math.prod(volume.grid.shape) for volume in run.plan.volumes)
+    voxels = sum(
+        math.prod(volume.plan.grid.shape) * volume.ran / len(volume.plan.grid)
+        for volume in run.volumes
+    )
     return {
         "status": run.status,
         "patches": run.done,
         "redundancy": round(run.plan.redundancy, 2),
+        "ran": sum(volume.ran for volume in run.volumes),
+        "missing": sum(len(volume.unreadable) for volume in run.volumes),
         "of": run.total,
         "output": [*dict.fromkeys(str(run.paths[vol_id]) for vol_id in sorted(run.written))],
         "seconds": round(seconds, 2),
-        "voxels_per_second": round(voxels * run.done / run.total / seconds),
+        "voxels_per_second": round(voxels / seconds),
     }
 
 
@@ -168,9 +176,10 @@ def _report(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(facts)
         return
+    missing = f", {facts['missing']} of them missing," if facts["missing"] else ""
     _say(
-        f"{facts['status']}: {facts['patches']} of {facts['of']} patches in {facts['seconds']} s "
-        f"({facts['voxels_per_second']:,} voxels/s)"
+        f"{facts['status']}: {facts['patches']} of {facts['of']} patches{missing} in "
+        f"{facts['seconds']} s ({facts['voxels_per_second']:,} voxels/s)"
     )
     _print_scores(facts)
     _say(f"written to {', '.join(facts['output'])}" if facts["output"] else "nothing written")

@@ -18,14 +18,30 @@ if TYPE_CHECKING:
 
 
 def failure_lines(run: Run) -> list[str]:
-    """Say in one line each which volume failed, why, and what is kept of it."""
-    lines = []
+    """Say in one line each which volume failed, why, and what is kept of it.
+
+    Time points of a series that failed for one cause share a line.
+    """
+    alike: dict[tuple[int, str], list[int]] = {}
     for vol_id, error in sorted(run.failures.items()):
-        name, text = run.plan.volumes[vol_id].name, one_line(error)
-        if len(run.plan.volumes) > 1 and not text.startswith(name):
-            text = f"{name} failed: {text}"
-        lines.append("; ".join([text, *getattr(error, "__notes__", [])]))
-    return lines
+        cause = _said(error).replace(run.plan.volumes[vol_id].name, "")
+        alike.setdefault((run.inputs[vol_id], cause), []).append(vol_id)
+    return [_failure_line(run, *vol_ids) for vol_ids in alike.values()]
+
+
+def _failure_line(run: Run, first: int, *others: int) -> str:
+    """Say why a time point failed, and how many others of its series did so too."""
+    name, text = run.plan.volumes[first].name, _said(run.failures[first])
+    if len(run.plan.volumes) > 1 and not text.startswith(name):
+        text = f"{name} failed: {text}"
+    if not others:
+        return text
+    more = f"{len(others)} more time point{'s' * (len(others) > 1)}"
+    return f"{name} and {more}{text.removeprefix(name)}"
+
+
+def _said(error: SeamlessError) -> str:
+    return "; ".join([one_line(error), *getattr(error, "__notes__", [])])
 
 
 def unreadable_lines(run: Run) -> list[str]:
@@ -41,6 +57,7 @@ def unreadable_lines(run: Run) -> list[str]:
 def drain(run: "InferenceRun", progress: bool = True) -> None:
     """Iterate over a run to its end, with a progress bar that counts patches.
 
+    Its pace is that of the patches which run: those done before, or skipped, do not count.
     A prediction whose output cannot be written goes to the folder for temporary files instead.
     Notes of the errors say where what was done is kept.
     """
@@ -49,11 +66,22 @@ def drain(run: "InferenceRun", progress: bool = True) -> None:
         with tqdm(total=run.total, unit=" patches", disable=hidden, dynamic_ncols=True) as bar:
             for event in run:
                 bar.total = event.total
-                bar.update(event.done - bar.n)
+                advance(bar, event.done, run.spared)
     finally:
         for vol_id, error in run.failures.items():
             if kept := _where_kept(run, vol_id):
                 error.add_note(kept)
+
+
+def advance(bar: "tqdm[Any]", done: int, spared: int) -> None:
+    """Bring a bar to `done`, of which `spared` patches took no time."""
+    if bar.disable:
+        return
+    jump = spared - bar.initial
+    bar.initial += jump
+    bar.n += jump
+    bar.last_print_n += jump
+    bar.update(done - bar.n)
 
 
 def _where_kept(run: "InferenceRun", vol_id: int) -> str:

@@ -15,19 +15,26 @@ from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
     ModelError,
+    RunFailedError,
     SeamlessError,
     SourceError,
     one_line,
 )
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.memory import free_memory
 from napari_seamless.engine.results import Volume
 from napari_seamless.engine.run import Run
-from napari_seamless.engine.source import Source, part_of, read_patch, spatial_shape
-from napari_seamless.engine.volume_plan import VolumePlan
+from napari_seamless.engine.source import Source
 from napari_seamless.io.stores import versions
-from napari_seamless.metrics import SLAB_VOXELS, VoxelMetrics, component_metrics
+from napari_seamless.metrics import VoxelMetrics
 from napari_seamless.models import LoadedModel, ModelReport, load_model
 from napari_seamless.models.reporting.suitability import unsuitable
+from napari_seamless.scoring import (
+    check_labels,
+    compare,
+    compare_components,
+    said_in_one_line,
+    truth_of,
+)
 from napari_seamless.volumes import (
     listed,
     network_identity,
@@ -101,8 +108,9 @@ class InferenceRun(Run):
     overwrite : bool
         Replace an output that exists.
     resume : bool
-        Go on with the run that was left at `output`: cancelled, failed or killed. It must have had
-        the same input, network and settings. If there is none, start anew.
+        Go on with the run that was left at `output`: cancelled, failed or killed, or without
+        patches that could not be read. It must have had the same input, network and settings. If
+        there is none, start anew. Not together with `overwrite`.
     mask : path, array-like, or a list with one per volume, optional
         As large as the volume: patches that contribute to no voxel of it that is not 0 are not
         run; see `fill_value` of the settings.
@@ -115,8 +123,8 @@ class InferenceRun(Run):
     ----------
     paths : tuple of Path
         The output of each volume; empty without one.
-    inputs : tuple of int
-        To which input each volume belongs: the time points of a series are volumes.
+    left_out : str
+        Which metrics were left out for lack of memory, in one line; "" if none were.
 
     Raises
     ------
@@ -142,8 +150,7 @@ class InferenceRun(Run):
         mask: Any = None,
         memory: int | None = None,
     ) -> None:
-        if memory is not None and not (isinstance(memory, int) and memory >= 0):
-            raise ConfigError(f"memory {memory!r} is no number of bytes; give an integer from 0 on")
+        _check_options(overwrite, resume, memory)
         with ExitStack() as opened:
             volumes = open_volumes(source, mask, config, opened)
             module, provenance = _network(model, config, volumes.sources)
@@ -154,10 +161,12 @@ class InferenceRun(Run):
                 resume,
             )
             identity = network_identity(module, provenance) if volumes.stores else {}
-            self.paths, self.inputs = volumes.paths, volumes.inputs
+            self.paths, self.left_out = volumes.paths, ""
             self._stores = volumes.stores
+            self._stated_memory = memory
             self._truth: Sequence[Source] = ()
             self._scores: dict[int, dict[str, float]] = {}
+            self._unscored: dict[int, SeamlessError] = {}
             super().__init__(
                 volumes.sources,
                 module,
@@ -168,6 +177,7 @@ class InferenceRun(Run):
                 identities=volumes.identities(identity) if volumes.stores else (),
                 memory=memory,
             )
+            self.inputs = volumes.inputs
             self._opened = opened.pop_all()
 
     def open_labels(self, labels: Any) -> list[Source]:
@@ -203,7 +213,7 @@ class InferenceRun(Run):
             for path in self.paths:
                 refuse_input_as_output(path, listed(labels))
             for source, volume in zip(truth.sources, self.plan.volumes, strict=True):
-                _check_labels(source, volume)
+                check_labels(source, volume)
             self._opened.enter_context(opened.pop_all())
         self._truth = truth.sources
         return list(truth.sources)
@@ -212,44 +222,51 @@ class InferenceRun(Run):
         """Return the metrics of what is predicted so far; see `open_labels`.
 
         Over all voxels of all volumes. Of a single volume whose labels are instances, also those of
-        the connected parts of its foreground; see `metrics.component_metrics`.
+        the connected parts of its foreground; see `metrics.component_metrics` and `left_out`.
+
+        Raises
+        ------
+        SourceError
+            If the labels hold what cannot be compared.
+        RunFailedError
+            If they could not be computed, for lack of memory for example.
         """
-        known = [vol_id for vol_id in range(len(labels)) if self.progress(vol_id)[0]]
-        if len(labels) == 1 and 0 in self._scores and labels[0] is self._truth[0]:
+        is_closed = len(labels) == 1 and self._truth and labels[0] is self._truth[0]
+        if is_closed and 0 in self._unscored:
+            raise self._unscored[0]
+        if is_closed and 0 in self._scores:
             return self._scores[0]
-        metrics = VoxelMetrics(self.plan.config.threshold)
-        for vol_id in known:
-            self._compare(vol_id, labels[vol_id], metrics)
-        scores = metrics.compute()
-        if len(labels) == 1:
-            truth = self._truth_of(0, labels[0])
-            scores |= component_metrics(self.live[0], truth, self.plan.config.threshold)
+        known = [vol_id for vol_id in range(len(labels)) if self.progress(vol_id)[0]]
+        return self._compared(known, labels)
+
+    def _compared(self, vol_ids: Sequence[int], labels: Sequence[Source]) -> dict[str, float]:
+        """Return the metrics of some volumes together."""
+        threshold = self.plan.config.threshold
+        metrics, live, plans = VoxelMetrics(threshold), self.live, self.plan.volumes
+        with said_in_one_line():
+            for vol_id in vol_ids:
+                compare(live[vol_id], truth_of(plans[vol_id], labels[vol_id]), metrics)
+            scores = metrics.compute()
+            if len(labels) == 1:
+                truth, memory = truth_of(plans[0], labels[0]), self._memory_for_metrics()
+                parts, self.left_out = compare_components(live[0], truth, threshold, memory)
+                scores |= parts
         return scores
 
-    def _compare(self, vol_id: int, labels: Source, metrics: VoxelMetrics) -> None:
-        """Add what is predicted of a volume to metrics, a few planes at a time."""
-        live, truth = self.live[vol_id], self._truth_of(vol_id, labels)
-        for slab in Box.of_shape(self.plan.volumes[vol_id].grid.shape).slabs(SLAB_VOXELS):
-            metrics.update(live[:, *slab.slices], read_patch(truth, slab, "constant"))
-
-    def _truth_of(self, vol_id: int, labels: Source) -> Source:
-        """Return the labels of just what is predicted."""
-        volume = self.plan.volumes[vol_id]
-        is_whole = spatial_shape(labels) == volume.whole
-        return part_of(labels, volume.origin if is_whole else (0, 0, 0), volume.grid.shape)
+    def _memory_for_metrics(self) -> int:
+        """Return the bytes that metrics may take which need a whole volume at once."""
+        if self._stated_memory is None:
+            return free_memory() // 2
+        return self._stated_memory - sum(each.accumulator.nbytes for each in self.volumes)
 
     def _closing_facts(self, vol_id: int) -> dict[str, Any]:
-        """Return the metrics of a volume, which go into its output."""
+        """Return the metrics of a volume, which go into its output; it is finished without, too."""
         if not self._truth or not self.progress(vol_id)[0]:
             return {}
-        metrics = VoxelMetrics(self.plan.config.threshold)
         try:
-            self._compare(vol_id, self._truth[vol_id], metrics)
-            scores = metrics.compute()
-            if len(self._truth) == 1:
-                truth = self._truth_of(vol_id, self._truth[vol_id])
-                scores |= component_metrics(self.live[0], truth, self.plan.config.threshold)
-        except SourceError:  # `scores` says so
+            scores = self._compared([vol_id], self._truth)
+        except SeamlessError as error:  # `scores` says so
+            self._unscored[vol_id] = error
             return {}
         self._scores[vol_id] = scores
         return {"metrics": {name: float(value) for name, value in scores.items()}}
@@ -327,7 +344,12 @@ def predict(
         metrics = None
         try:
             metrics = None if truth is None else run.scores(truth)
-        except SourceError as error:  # the prediction is worth more than its scores
+            if run.left_out:
+                warnings.warn(run.left_out, RuntimeWarning, stacklevel=2)
+        except (
+            SourceError,
+            RunFailedError,
+        ) as error:  # the prediction is there
             warnings.warn(f"no metrics: {one_line(error)}", RuntimeWarning, stacklevel=2)
         outputs = tuple(_kept(run, vol_id) for vol_id in range(len(run.volumes)))
         return Prediction(outputs, metrics, run.failures)
@@ -341,19 +363,13 @@ def _kept(run: Run, vol_id: int) -> dict[str, Volume]:
     return {name: np.asarray(array) for name, array in outputs.items()}
 
 
-def _called(labels: Source) -> str:
-    """Return what a message calls labels, be it by their path."""
-    has_path = not labels.name.startswith(("labels", "the labels"))
-    return f"labels {labels.name}" if has_path else labels.name
-
-
-def _check_labels(labels: Source, volume: VolumePlan) -> None:
-    """Check that labels cover the whole volume at the prediction's resolution, or the region."""
-    shapes = dict.fromkeys([volume.whole, volume.grid.shape])
-    if spatial_shape(labels) not in shapes:
-        raise SourceError(
-            f"{_called(labels)} have shape {spatial_shape(labels)}; for {volume.name} they must "
-            f"have {' or, of the region, '.join(map(str, shapes))} (Z, Y, X): crop or resample them"
+def _check_options(overwrite: bool, resume: bool, memory: int | None) -> None:
+    """Raise ConfigError if they cannot be, or not at once."""
+    if memory is not None and not (isinstance(memory, int) and memory >= 0):
+        raise ConfigError(f"memory {memory!r} is no number of bytes; give an integer from 0 on")
+    if resume and overwrite:
+        raise ConfigError(
+            "resume goes on with what is at the output and overwrite replaces it; pass one of them"
         )
 
 

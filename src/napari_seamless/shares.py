@@ -55,6 +55,7 @@ class Share:
             self._dataset.plans[vol_id].grid,
             self._window,
             finisher(self._config, lambda: self.channels),
+            squared=lambda: None if self.channels is None else self.channels.squared,
             is_share=self.world_size > 1,
         )
 

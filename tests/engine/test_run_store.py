@@ -199,6 +199,50 @@ def test_a_run_cancelled_in_its_first_volume_still_tells_of_the_others():
     assert (run.written, run.unwritten) == ({0}, [])
 
 
+def test_a_volume_that_ends_between_its_begin_and_its_first_patch_says_so():
+    """Its store was begun: nothing may claim that it still runs."""
+    volumes, stores = [positive_volume((6, 8, 8))] * 2, [FakeStore(), FakeStore()]
+    run = WatchedRun([*map(ArraySource, volumes)], Identity(), config_of((4, 4, 4)), stores)
+    stores[1].watch = run.cancel
+    list(run)
+    assert run.status == "partial"
+    assert [store.calls for store in stores] == [["begin", "finish"]] * 2
+    assert [store.metadata["status"] for store in stores] == ["complete", "partial"]
+    assert (stores[1].metadata["done"], stores[1].writes, run.written) == (0, [], {0, 1})
+
+
+def test_a_store_that_was_begun_is_ended_also_if_the_run_cannot_be_set_up_after_that():
+    class Refuses(ArraySource):
+        def keep(self, nbytes):
+            raise PredictionError("no memory to keep chunks")
+
+    store = FakeStore()
+    source = Refuses(positive_volume(LAYOUT.shape))
+    source.chunk_size = (2, 2, 2)
+    run = WatchedRun([source], Identity(), config_of(LAYOUT.patch_size), [store])
+    with pytest.raises(PredictionError, match="no memory to keep"):
+        list(run)
+    assert (store.calls, store.writes) == (["begin", "finish"], [])
+    assert (store.metadata["status"], store.metadata["done"]) == ("failed", 0)
+
+
+@pytest.mark.parametrize("labelling", ["threshold", "argmax"])
+def test_labels_that_are_only_in_the_store_are_those_of_values_before_they_were_rounded(labelling):
+    settings = {"output_dtype": "uint8", "intensity_scale": 3.0, "batch_size": 7}
+    settings |= {"labelling": labelling, "threshold": 0.4}
+    plain = run_of(Ramps(LAYOUT.patch_size, 3), None, **settings)
+    stored = run_of(Ramps(LAYOUT.patch_size, 3), FakeStore(chunk_size=CHUNK), memory=0, **settings)
+    for done, _ in zip(plain, stored, strict=True):
+        if done.done in (35, 63, done.total):
+            expected, found = (np.asarray(run.outputs()["labels"]) for run in (plain, stored))
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(
+                stored.outputs()["labels"][:, 2:7, 3, 1:4], expected[:, 2:7, 3, 1:4]
+            )
+    assert not stored.volumes[0].accumulator.is_in_memory
+    np.testing.assert_array_equal(np.asarray(stored.files()["labels"]), expected)
+
+
 def test_the_disk_is_full_when_sums_are_put_away(tmp_path):
     """The run ends as failed, and what is in memory is still written."""
     place = tmp_path / "not there"
@@ -397,7 +441,7 @@ def test_a_chunk_with_a_hole_is_tried_again_when_a_run_resumes():
     assert 0 not in left.finished
     run, whole = run_with(left), run_with(FakeStore())
     list(run), list(whole)
-    assert run.status == "complete"
+    assert (run.status, left.metadata["status"]) == ("partial", "partial")
     assert list(run.volumes[0].unreadable) == list(whole.volumes[0].unreadable) != []
     assert left.written["main"].tobytes() == whole.results()[0].tobytes()
 
@@ -419,6 +463,24 @@ def test_a_resumed_run_can_be_skipping(memory):
     list(run)
     assert left.written["main"].tobytes() == whole.results()[0].tobytes()
     assert run.metadata()["skipped"] == whole.metadata()["skipped"] > 0
+    assert run.spared + run.volumes[0].ran == run.total
+    assert whole.volumes[0].ran == np.count_nonzero(~run.volumes[0].skipped)
+
+
+def test_what_is_skipped_and_done_before_counts_once_in_a_forecast():
+    volume = np.zeros((1, *LAYOUT.shape), np.float32)
+    volume[:, 6:, 4:7] = positive_volume((1, 3, 3, 10))  # the first planes need not run
+    settings = {"volume": volume, "skip_constant": True}
+    store = FakeStore(chunk_size=(2, 4, 10))
+    first = run_of(Identity(), store, **settings)
+    for _ in range(3):
+        next(first)
+    run = run_of(Identity(), store.left(), **settings)
+    forecast = run.forecast()
+    list(run)
+    assert forecast.resumed > 0 < forecast.skipped
+    assert forecast.patches + forecast.skipped + forecast.resumed == run.total
+    assert forecast.patches == run.volumes[0].ran
 
 
 def test_a_memory_budget_is_shared_by_the_volumes():

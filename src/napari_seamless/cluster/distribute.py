@@ -10,6 +10,7 @@ import numpy as np
 from distributed import Client, Future
 from numpy.typing import NDArray
 
+from napari_seamless.cluster.job import close_workplace
 from napari_seamless.cluster.ledger import BlockDone, Ledger
 from napari_seamless.cluster.tasks import merge, run_block
 from napari_seamless.engine.blocks import BlockGrid
@@ -122,7 +123,10 @@ class Distribution:
                 yield self._came_of(future)
 
     def stop(self) -> None:
-        """Tell running tasks to stop, and wait for them: from now on nobody writes."""
+        """Tell running tasks to stop, and wait for them: from now on nobody writes.
+
+        Then the workers close what they opened for them.
+        """
         self._job.unlink(missing_ok=True)
         until = time.monotonic() + STOP_SECONDS
         while self._running and time.monotonic() < until:
@@ -131,8 +135,11 @@ class Distribution:
             except queue.Empty:
                 if self._client.status != "running" or not self._client.nthreads():
                     break
-        if self._running and self._client.status == "running":
-            self._client.cancel(list(self._running), force=True)
+        if self._client.status == "running":
+            if self._running:  # workers that do not answer are not asked for more
+                self._client.cancel(list(self._running), force=True)
+            else:
+                self._client.run(close_workplace, self._job, on_error="ignore")
         self._running.clear()
 
     def _look_at(self, box: Box | None) -> None:

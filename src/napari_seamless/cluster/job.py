@@ -1,5 +1,6 @@
 """What the tasks of one volume need, in one file; and the same opened, once per worker process."""
 
+import gc
 import pickle
 import threading
 from collections.abc import Mapping
@@ -153,7 +154,7 @@ _opened: dict[Path, Workplace] = {}
 
 
 def workplace(path: Path) -> Workplace:
-    """Return a job opened in this process; only that of the last one stays open."""
+    """Return a job opened in this process, until `close_workplace` or another one is asked for."""
     with _opening:
         if path not in _opened:
             for each in _opened.values():
@@ -161,6 +162,17 @@ def workplace(path: Path) -> Workplace:
             _opened.clear()
             _opened[path] = Workplace(path)
         return _opened[path]
+
+
+def close_workplace(path: Path) -> None:
+    """Let go of a job that has ended: its files, its chunks of the source, its network."""
+    with _opening:
+        if (place := _opened.pop(path, None)) is not None:
+            place.close()
+            del place
+            gc.collect()  # what its tasks left in cycles refers to files
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def own_device(name: str) -> torch.device:

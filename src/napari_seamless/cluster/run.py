@@ -25,6 +25,7 @@ from napari_seamless.engine.errors import ConfigError, SourceError
 from napari_seamless.engine.events import Event, Status
 from napari_seamless.engine.forecast import Forecast
 from napari_seamless.engine.grid import Box
+from napari_seamless.engine.memory import free_memory
 from napari_seamless.engine.normalization import Stopped
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.pipeline import Batch
@@ -144,11 +145,13 @@ class ClusterRun(InferenceRun):
         )
         try:
             for done in tasks.take_up():
-                yield self._event(vol_id, blocks, done)
+                event = self._event(vol_id, blocks, done)
+                volume.spared = accumulator.done
+                yield event
             for result in tasks.run(
                 self._control.may_go_on,
                 lambda: self._control.has_new_focus(vol_id),
-                lambda: self._looked_at(vol_id),
+                lambda: self._looked_at(vol_id)[0],
             ):
                 yield self._event(vol_id, blocks, result)
         finally:
@@ -208,6 +211,10 @@ class ClusterRun(InferenceRun):
         boxes = [blocks.chunks[chunk] for chunk in result.finished]
         dirty = Box.around(boxes) if boxes else Box((0, 0, 0), (0, 0, 0))
         return Event(self.done, self.total, dirty, vol_id)
+
+    def _memory_for_metrics(self) -> int:
+        """Return the bytes that metrics may take here, where nothing else is."""
+        return free_memory() // 2
 
     def _outcome(self) -> Status:
         outcome = super()._outcome()

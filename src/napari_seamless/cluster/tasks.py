@@ -144,6 +144,7 @@ def _accumulator(place: Workplace, grid: PatchGrid) -> BlendAccumulator:
         chunks=place.job.blocks.chunks,
         finished=place.finished(),
         fill=place.job.config.fill_value,
+        squared=lambda: place.job.channels.squared,
     )
 
 
@@ -165,8 +166,10 @@ def _blend(
         place.predict,
         place.is_wanted,
         lambda: False,
-        lambda: None,
+        lambda schedule: None,
     ):
+        if batch is None:
+            continue
         if batch.predictions is not None:
             for index, prediction in zip(batch.indices, batch.predictions, strict=True):
                 accumulator.add(index, prediction)

@@ -18,7 +18,8 @@ class Forecast:
     patches : int
         That run, of all volumes.
     skipped : int
-        That need not run, of the volumes begun: their input is constant, or outside the mask.
+        That need not run, of the volumes begun: their input is constant, or outside the mask. Those
+        that an earlier run has settled do not count again.
     resumed : int
         That an earlier run has done.
     seconds : float

@@ -21,7 +21,10 @@ Volume = LazyArray | NDArray[Any]
 Part = Callable[[slice], Volume]
 """Returns some of the channels that are blended."""
 
-_LABELS = "labels"
+LABELS = "labels"
+"""The name of the labels."""
+
+_DEVIATIONS = {"spread", "disagreement"}
 
 
 def part_of(accumulator: BlendAccumulator) -> Part:
@@ -51,8 +54,8 @@ def outputs_of(part: Part, channels: Channels, config: InferenceConfig) -> dict[
     -------
     dict of str to array-like
         "main": the prediction, that is, the head that is shown. "spread": its standard deviation
-        over variants, if asked for. "labels": if asked for, uint8 or uint16. "heads/NAME": every
-        other head.
+        over variants, if asked for. "disagreement": that over patches, if asked for. "labels": if
+        asked for, uint8 or uint16. "heads/NAME": every other head.
 
     Raises
     ------
@@ -63,13 +66,15 @@ def outputs_of(part: Part, channels: Channels, config: InferenceConfig) -> dict[
     outputs = {"main": main}
     if channels.has_spread:
         outputs["spread"] = part(channels.spread_of(channels.shown))
+    if channels.has_disagreement:
+        outputs["disagreement"] = part(channels.disagreement)
     if config.labelling == "argmax" and main.shape[0] == 1:
         raise ConfigError(
             "labelling 'argmax' of a prediction with one channel is 0 everywhere; "
             "use labelling 'threshold'"
         )
     if config.labelling != "none":
-        outputs[_LABELS] = labelled(main, config.labelling, config.threshold)
+        outputs[LABELS] = labelled(main, config.labelling, config.threshold)
     for name, head in channels.heads.items():
         if name != channels.shown:
             outputs[f"heads/{file_name(name)}"] = part(head)
@@ -79,8 +84,8 @@ def outputs_of(part: Part, channels: Channels, config: InferenceConfig) -> dict[
 def as_saved(outputs: Mapping[str, Volume], config: InferenceConfig) -> dict[str, Volume]:
     """Return the outputs of a volume as the numbers that are written.
 
-    Labels stay as they are, and so does a spread of logits: it has another unit than the finished
-    prediction.
+    Labels stay as they are, and so do a spread and a disagreement of logits: they have another unit
+    than the finished prediction.
     """
     return {
         name: array
@@ -91,7 +96,7 @@ def as_saved(outputs: Mapping[str, Volume], config: InferenceConfig) -> dict[str
 
 
 def _stays(name: str, config: InferenceConfig) -> bool:
-    return name == _LABELS or (name == "spread" and config.blend_logits)
+    return name == LABELS or (name in _DEVIATIONS and config.blend_logits)
 
 
 def as_stored(
@@ -110,16 +115,23 @@ def specs_of(channels: Channels, config: InferenceConfig) -> dict[str, ArraySpec
     ConfigError
         If the labels asked for would be 0 everywhere.
     """
-    none = np.empty((channels.total, 0, 0, 0), np.float32)
+    missing = np.full((channels.total, 1, 1, 1), np.nan, np.float32)
     return {
-        name: ArraySpec(array.shape[0], array.dtype, name == _LABELS)
-        for name, array in as_stored(none, channels, config).items()
+        name: ArraySpec(
+            channels=array.shape[0],
+            dtype=array.dtype,
+            is_labels=name == LABELS,
+            fill=0 if array.dtype.kind == "f" else int(array.flat[0]),
+        )
+        for name, array in as_stored(missing, channels, config).items()
     }
 
 
 def place_of(wanted: slice, channels: Channels) -> tuple[str, slice]:
     """Return the stored array that holds some of the channels, and which of its own they are."""
     stored = {"main": channels.heads[channels.shown], "spread": channels.spread_of(channels.shown)}
+    if channels.has_disagreement:
+        stored["disagreement"] = channels.disagreement
     stored |= {f"heads/{file_name(name)}": head for name, head in channels.heads.items()}
     for name, held in stored.items():
         if held.start <= wanted.start and wanted.stop <= held.stop:

@@ -39,7 +39,7 @@ from napari_seamless.engine.results import Volume
 from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import Source
 from napari_seamless.engine.store import Store
-from napari_seamless.engine.volume_run import VolumeRun
+from napari_seamless.engine.volume_run import VolumeRun, deciding
 
 
 class Run:
@@ -73,11 +73,14 @@ class Run:
         What will be done. Replaced at the first batch if the network's output turns out to be
         smaller than its input.
     status : str
-        "ready", "running", and then "complete", "partial" (cancelled) or "failed".
+        "ready", "running", and then "complete", "partial" (cancelled, or without patches that could
+        not be read) or "failed".
     failures : dict of int to SeamlessError
         What went wrong with which volume, by vol_id.
     volumes : list of VolumeRun
         What is done of each volume, by vol_id.
+    inputs : tuple of int
+        To which input each volume belongs: the time points of a series share one.
 
     Raises
     ------
@@ -111,6 +114,7 @@ class Run:
         self.status: Status = "ready"
         self.failures: dict[int, SeamlessError] = {}
         self._statuses: dict[int, Status] = {}
+        self.inputs = tuple(range(len(sources)))
         self._sources = sources
         self._provenance = dict(provenance or {})
         self._memory = default_budget() if memory is None else memory
@@ -118,8 +122,9 @@ class Run:
         self._pace = Pace()
         finish = finisher(config, lambda: self._predictor.channels)
         none = [None] * len(sources)
+        decides = {"config": deciding(config, self._predictor.planes)}
         self.volumes = [
-            VolumeRun(config, source, mask, store, finish, identity or {})
+            VolumeRun(config, source, mask, store, finish, {**decides, **(identity or {})})
             for source, mask, store, identity in zip(
                 sources, masks or none, stores or none, identities or none, strict=True
             )
@@ -138,6 +143,11 @@ class Run:
     def done(self) -> int:
         """Patches settled so far, of all volumes."""
         return sum(volume.accumulator.done for volume in self.volumes)
+
+    @property
+    def spared(self) -> int:
+        """Patches settled that did not run: an earlier run has done them, or they are skipped."""
+        return sum(volume.spared for volume in self.volumes)
 
     @property
     def total(self) -> int:
@@ -200,11 +210,10 @@ class Run:
             self._peek(self._forecast_events - self._given)
         channels, left = self.channels, self.total - self.done
         needs = [volume.needs(channels, self._memory) for volume in self.volumes]
-        skipped = sum(volume.skipped_count for volume in self.volumes)
         resumed = sum(volume.resumed for volume in self.volumes)
         return Forecast(
-            patches=self.total - skipped - resumed,
-            skipped=skipped,
+            patches=self.total - self.spared,
+            skipped=self.spared - resumed,
             resumed=resumed,
             seconds=left * self._pace.seconds_per_patch,
             memory=resident()
@@ -243,6 +252,10 @@ class Run:
         if not 0 <= vol_id < len(self.plan.volumes):
             raise IndexError(f"vol_id {vol_id} is not one of the {len(self.plan.volumes)} volumes")
         self._control.focus(box, vol_id)
+
+    def preview(self, is_only: bool = True) -> None:
+        """Predict nothing but what `focus` says, and wait when that is done; or all of it again."""
+        self._control.preview(is_only)
 
     def pause(self) -> None:
         """Stop before the next batch until `resume` or `cancel` is called from another thread."""
@@ -350,7 +363,10 @@ class Run:
             if any(event.dirty.shape):  # else none of its patches needed to run
                 yield event
         for batch in self._rest(vol_id):
-            yield self._blend(vol_id, batch)
+            if batch is None:  # nothing is left of what is looked at
+                self._control.wait_for_news(vol_id)
+            else:
+                yield self._blend(vol_id, batch)
 
     def _first_batch(self, vol_id: int) -> Batch | None:
         """Predict some patches, and plan anew if the network makes less of them than expected.
@@ -380,7 +396,7 @@ class Run:
         volume = self.volumes[vol_id]
         wanted = ~volume.survey(self._control.may_go_on)
         schedule = Schedule(volume.plan.grid, wanted if wanted.any() else None)
-        schedule.focus(self._looked_at(vol_id))
+        schedule.focus(self._looked_at(vol_id)[0])
         return schedule
 
     def _predict(self, patches: NDArray[np.float32]) -> torch.Tensor:
@@ -396,11 +412,11 @@ class Run:
         taken = sum(each.nbytes for each in kept)
         return max(0, self._memory - taken)
 
-    def _rest(self, vol_id: int) -> Iterator[Batch]:
+    def _rest(self, vol_id: int) -> Iterator[Batch | None]:
         """Predict what is not settled yet."""
         volume = self.volumes[vol_id]
         schedule = Schedule(volume.plan.grid, volume.accumulator.waiting)
-        schedule.focus(self._looked_at(vol_id))
+        schedule.focus(*self._looked_at(vol_id))
         return batches(
             schedule,
             self.plan.config.batch_size,
@@ -408,13 +424,14 @@ class Run:
             self._predict,
             self._control.may_go_on,
             lambda: self._control.has_new_focus(vol_id),
-            lambda: self._looked_at(vol_id),
+            lambda schedule: schedule.focus(*self._looked_at(vol_id)),
         )
 
-    def _looked_at(self, vol_id: int) -> Box | None:
-        """Return what is looked at, in voxels of the prediction."""
-        box = self._control.take_focus(vol_id)
-        return None if box is None else self.plan.volumes[vol_id].output_box(box)
+    def _looked_at(self, vol_id: int) -> tuple[Box | None, bool]:
+        """Return what is looked at, in voxels of the prediction, and whether nothing else runs."""
+        focus = self._control.take_focus(vol_id)
+        volume = self.plan.volumes[vol_id]
+        return None if focus.box is None else volume.output_box(focus.box), focus.is_only
 
     def _blend(self, vol_id: int, batch: Batch) -> Event:
         """Add one batch of patches."""
@@ -424,13 +441,15 @@ class Run:
     def _outcome(self) -> Status:
         if self.failures:
             return "failed"
-        return "complete" if self.done == self.total else "partial"
+        is_missing = any(volume.unreadable for volume in self.volumes)
+        return "complete" if self.done == self.total and not is_missing else "partial"
 
     def _keep(self, vol_id: int) -> None:
         """Hand what was done to the store; a volume that was not begun leaves nothing behind."""
-        done, total = self.progress(vol_id)
-        self._statuses.setdefault(vol_id, "complete" if done == total else "partial")
-        self.volumes[vol_id].keep(lambda: self.metadata(vol_id) | self._closing_facts(vol_id))
+        volume, (done, total) = self.volumes[vol_id], self.progress(vol_id)
+        is_whole = done == total and not volume.unreadable  # what is missing may be resumed
+        self._statuses.setdefault(vol_id, "complete" if is_whole else "partial")
+        volume.keep(lambda: self.metadata(vol_id) | self._closing_facts(vol_id))
 
     def _closing_facts(self, vol_id: int) -> dict[str, Any]:
         """Return what is known of a volume at its end only."""

@@ -7,7 +7,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seamless.engine.accumulator import BlendAccumulator, Finish
+from napari_seamless.engine.accumulator import BlendAccumulator
+from napari_seamless.engine.blended import Finish
 from napari_seamless.engine.blending import Window
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.config import InferenceConfig
@@ -20,7 +21,7 @@ from napari_seamless.engine.errors import (
 )
 from napari_seamless.engine.finished import Finished, InMemory, InStore
 from napari_seamless.engine.grid import Box
-from napari_seamless.engine.lazy import LazyArray
+from napari_seamless.engine.lazy import LazyArray, Ranges
 from napari_seamless.engine.memory import (
     Keeps,
     Needs,
@@ -35,6 +36,7 @@ from napari_seamless.engine.normalization import Normalizer, normalizer_of
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.pipeline import Batch, Patch
 from napari_seamless.engine.results import (
+    LABELS,
     Volume,
     as_predicted,
     as_saved,
@@ -48,10 +50,29 @@ from napari_seamless.engine.results import (
 from napari_seamless.engine.skip import check_mask, constant, outside
 from napari_seamless.engine.source import Source, read_patch
 from napari_seamless.engine.store import Store
+from napari_seamless.engine.values import scale_of
 from napari_seamless.engine.volume_plan import VolumePlan
 
 SETTINGS_OF_A_MACHINE = {"batch_size", "device", "on_error"}
 """Settings that a run may be resumed without: they do not decide the numbers."""
+
+
+def deciding(config: InferenceConfig, planes: str) -> dict[str, Any]:
+    """Return the settings that decide the numbers, JSON-like.
+
+    What stands for another value ("auto", or None for a default) is that value: whoever resumes may
+    have been told it by a checkpoint.
+
+    Parameters
+    ----------
+    config : InferenceConfig
+        The settings.
+    planes : str
+        What its `planes` are for the network.
+    """
+    settings = config.model_dump(mode="json", exclude=SETTINGS_OF_A_MACHINE)
+    scale = scale_of(config.output_dtype, config.intensity_scale)
+    return {**settings, "planes": planes, "intensity_scale": scale}
 
 
 class VolumeRun:
@@ -70,7 +91,7 @@ class VolumeRun:
     finish : callable or None
         Applied to blended values.
     identity : mapping
-        What decides the numbers besides the settings, JSON-like.
+        What decides the numbers, JSON-like, the settings ("config") among it; see `deciding`.
 
     Attributes
     ----------
@@ -86,6 +107,8 @@ class VolumeRun:
         Which patches need not run, shape ``plan.grid.counts``; known when `begin` has been called.
     resumed : int
         Patches that an earlier run has done.
+    spared : int
+        Patches that this run need not do: those, and the skipped ones among the others.
     normalizer : Normalizer or None
         What is done to the values; known when `prepare` has been called.
     """
@@ -106,6 +129,8 @@ class VolumeRun:
         self.unreadable: dict[int, SourceError] = {}
         self.skipped: NDArray[np.bool_] | None = None
         self.resumed = 0
+        self.spared = 0
+        self._has_begun_store = False
         self._config = config
         self._source = source
         self._mask = mask
@@ -138,6 +163,11 @@ class VolumeRun:
     def begun(self) -> bool:
         """Whether `begin` has been called."""
         return self._channels is not None
+
+    @property
+    def ran(self) -> int:
+        """Patches that this run has predicted."""
+        return self.accumulator.done - self.spared - len(self.unreadable) if self.begun else 0
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -211,18 +241,16 @@ class VolumeRun:
         UnusableInputError
             If the output or the memory cannot hold the prediction.
         """
-        specs = specs_of(channels, self._config)
+        specs_of(channels, self._config)  # labels that cannot be are refused before all else
         skipped = self.survey(may_go_on)
         shares = self.needs(channels, budget).shares
-        chunks, scratch, found = None, None, set[int]()
+        chunks, found = None, set[int]()
         finished: Finished = InMemory(self.plan.grid.shape)
         if self._store is None:
             self._check_memory(shares.kept)
         else:
-            give_back_large_blocks()
             chunks = self._store.layout(self.plan.grid)
-            found = set(self._store.begin(specs, chunks, self.identity(chunks), facts))
-            scratch = self._store.scratch
+            found = self._begin_store(self._store, chunks, channels, facts)
             is_kept = shares.kept and not found
             kept = InMemory(self.plan.grid.shape) if is_kept else None
             finished = self._in_store(self._store, channels, kept)
@@ -236,13 +264,25 @@ class VolumeRun:
             finished=finished,
             fill=self._config.fill_value,
             budget=shares.sums,
-            scratch=scratch,
+            scratch=None if self._store is None else self._store.scratch,
+            squared=lambda: channels.squared,
         )
         self._channels = channels  # from now on others may look
         self.accumulator.restore(found)
         self.resumed = self.accumulator.done
         empty = skipped & self.accumulator.waiting
+        self.spared = self.resumed + int(np.count_nonzero(empty))
         self.accumulator.skip(np.flatnonzero(empty).tolist(), channels.total)
+
+    def _begin_store(
+        self, store: Store, chunks: ChunkGrid, channels: Channels, facts: Mapping[str, Any]
+    ) -> set[int]:
+        """Begin the output; return the chunks that it has. From now on it is to be ended."""
+        give_back_large_blocks()
+        specs = specs_of(channels, self._config)
+        found = set(store.begin(specs, chunks, self.identity(chunks, channels), facts))
+        self._has_begun_store = True
+        return found
 
     def needs(self, channels: Channels, budget: int) -> Needs:
         """Return what the volume takes of a budget, in bytes, and beyond it."""
@@ -265,10 +305,10 @@ class VolumeRun:
             stored * voxels,
         )
 
-    def identity(self, chunks: ChunkGrid) -> dict[str, Any]:
+    def identity(self, chunks: ChunkGrid, channels: Channels) -> dict[str, Any]:
         """Return what another run must have in common to go on with this one, JSON-like."""
-        config = self._config.model_dump(mode="json", exclude=SETTINGS_OF_A_MACHINE)
-        return {"config": config, **self._identity, "chunks": chunks.facts}
+        config = {**self._identity["config"], "head": channels.shown}
+        return {**self._identity, "config": config, "chunks": chunks.facts}
 
     def _in_store(self, store: Store, channels: Channels, kept: InMemory | None) -> InStore:
         config = self._config
@@ -323,16 +363,22 @@ class VolumeRun:
         return dirty
 
     def keep(self, facts: Callable[[], Mapping[str, Any]]) -> None:
-        """Write what is open as it is now, and put the output in its place."""
-        if self._store is None or self._channels is None or not self.accumulator.done:
+        """Write what is open as it is now, and put the output in its place.
+
+        Be it that nothing is done: an output that was begun says how it ended.
+        """
+        if self._store is None or not self._has_begun_store:
             return
-        channels, accumulator = self._channels, self.accumulator
-        for i in accumulator.open:
-            box = accumulator.chunks[i]
-            values = accumulator.partial(box, slice(0, channels.total))
-            self._store.write(None, box, as_stored(values, channels, self._config))
+        if self._channels is not None:
+            self._write_open(self._store, self._channels)
         self._store.finish(facts())
         self.is_written = True
+
+    def _write_open(self, store: Store, channels: Channels) -> None:
+        for i in self.accumulator.open:
+            box = self.accumulator.chunks[i]
+            values = self.accumulator.partial(box, slice(0, channels.total))
+            store.write(None, box, as_stored(values, channels, self._config))
 
     def following(self, view: Callable[[BlendAccumulator], LazyArray]) -> LazyArray:
         """Return a view that stays true when `lay_out` or `begin` replaces the accumulator."""
@@ -346,7 +392,31 @@ class VolumeRun:
     def outputs(self, channels: Channels) -> dict[str, Volume]:
         """Return all that is known of the volume, begun or not; see `outputs_of`."""
         part = part_of(self.accumulator) if self.begun else self.live
-        return outputs_of(part, channels, self._config)
+        outputs = outputs_of(part, channels, self._config)
+        if LABELS in outputs and self._store is not None and not self.accumulator.is_in_memory:
+            outputs[LABELS] = self._stored_labels(self._store, outputs[LABELS])
+        return outputs
+
+    def _stored_labels(self, store: Store, computed: Volume) -> LazyArray:
+        """Return labels that are read where chunks are finished, and computed elsewhere.
+
+        What is read back of the prediction is rounded; the labels were made before that.
+        """
+
+        def read(ranges: Ranges) -> NDArray[Any]:
+            box = Box.of(ranges[1:])
+            labels = np.empty((computed.shape[0], *box.shape), computed.dtype)
+            finished, chunks = self.accumulator.finished, self.accumulator.chunks
+            for i in chunks.touching(box):
+                piece = chunks[i].intersection(box)
+                labels[:, *piece.within(box)] = (
+                    store.read(LABELS, piece)
+                    if i in finished
+                    else np.asarray(computed[:, *piece.slices])
+                )
+            return labels[ranges[0]]
+
+        return LazyArray(computed.shape, computed.dtype, read)
 
     def files(self, channels: Channels) -> dict[str, Volume]:
         """Return the `outputs` as the numbers that are saved."""

@@ -40,7 +40,7 @@ def last_line(
         return f"Failed: {_first(failures)}.{kept}", True
     missing = unreadable_lines(run)
     what = f" {_first(missing)}." if missing else ""
-    if run.status != "complete":
+    if run.status != "complete" and not (missing and run.done == run.total):
         return f"Cancelled.{kept or _NOTHING}{what}", bool(missing)
     where = "Export writes the layer to a file." if output is None else f"Written to {output}."
     return f"Done: {run.total} patches{_skipped(run)}. {where}{what}", bool(missing)

@@ -10,7 +10,11 @@ given, patch by patch. What is kept is counts, so neither ever holds a volume.
 from typing import Any, Literal
 
 from napari_seamless.engine.errors import ConfigError
-from napari_seamless.metrics.components import component_metrics, instance_metrics
+from napari_seamless.metrics.components import (
+    component_metrics,
+    has_components,
+    instance_metrics,
+)
 from napari_seamless.metrics.volumes import SLAB_VOXELS, as_source, holds_instances
 from napari_seamless.metrics.voxels import VoxelMetrics, dice, voxel_metrics
 
@@ -22,6 +26,7 @@ __all__ = [
     "component_metrics",
     "dice",
     "evaluate",
+    "has_components",
     "instance_metrics",
 ]
 

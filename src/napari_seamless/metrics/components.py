@@ -43,9 +43,9 @@ def component_metrics(prediction: Any, labels: Any, threshold: float = 0.5) -> d
     -----
     The parts of the whole volume are found at once: 5 bytes per voxel are held.
     """
-    found, truth = as_source(prediction, "the prediction"), as_source(labels, "the labels")
-    if found.shape[0] > 1 or truth.shape[0] > 1 or not holds_instances(truth):
+    if not has_components(prediction, labels):
         return {}
+    found, truth = as_source(prediction, "the prediction"), as_source(labels, "the labels")
     from scipy import ndimage
 
     foreground = np.empty(found.shape[1:], dtype=np.bool_)
@@ -53,6 +53,12 @@ def component_metrics(prediction: Any, labels: Any, threshold: float = 0.5) -> d
         foreground[box.slices] = found.read(box)[0] > threshold
     parts, _ = ndimage.label(foreground, output=np.int32)
     return instance_metrics(parts, truth)
+
+
+def has_components(prediction: Any, labels: Any) -> bool:
+    """Return whether `component_metrics` of these has anything to compare."""
+    found, truth = as_source(prediction, "the prediction"), as_source(labels, "the labels")
+    return found.shape[0] == 1 and truth.shape[0] == 1 and holds_instances(truth)
 
 
 def instance_metrics(segmentation: Any, labels: Any) -> dict[str, float]:
