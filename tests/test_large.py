@@ -322,7 +322,7 @@ def test_patches_that_were_missing_are_tried_again_on_resume(volume, tmp_path, s
     networks.reset()
     with run_of(source, out, config) as run:
         list(run)
-    grid, spoilt = run.plan.volumes[0].grid, run.volumes[0].unreadable
+    grid, spoilt = run.plan.volumes[0].grid, run.volumes[0].failed
     assert run.status == "partial"
     assert (facts_of(out)["status"], int(facts_of(out)["done"])) == ("partial", 140)
     assert len(networks.calls) == 140 - len(spoilt) == run.volumes[0].ran
@@ -367,7 +367,7 @@ def test_what_is_missing_still_is_said_again(damaged, tmp_path, capsys):
 def test_nan_in_the_input_counts_as_damage(volume):
     spoilt = volume.copy()
     spoilt[20, 30, 5] = np.nan
-    with pytest.warns(RuntimeWarning, match=r"is missing: the volume holds nan .*\(20, 30, 5\)"):
+    with pytest.warns(RuntimeWarning, match=r"4 patches are missing, at .*: the volume holds nan .*\(20, 30, 5\)"):
         array = predict(spoilt, config=settings(on_error="continue")).array
 
     with run_of(volume) as run:

@@ -109,7 +109,7 @@ def _cluster_run() -> "type[ClusterRun]":
 
 def _finish(run: "InferenceRun", truth: "list[Source] | None", as_json: bool) -> int:
     """Drain a run, say what came of it, and return the exit code."""
-    from napari_seamless.draining import drain, failure_lines, unreadable_lines
+    from napari_seamless.draining import drain, failure_lines, missing_lines
 
     broken: SeamlessError | None = None
     forecast: Forecast | None = None
@@ -123,7 +123,7 @@ def _finish(run: "InferenceRun", truth: "list[Source] | None", as_json: bool) ->
     facts = _summary(run, time.perf_counter() - began)
     if forecast is not None:
         facts["forecast"] = forecast.facts
-    lines = [*unreadable_lines(run), *failure_lines(run)]
+    lines = [*missing_lines(run), *failure_lines(run)]
     if broken is not None and broken not in run.failures.values():  # of the forecast
         lines.append(one_line(broken))
     try:
@@ -164,7 +164,7 @@ def _summary(run: "InferenceRun", seconds: float) -> dict[str, Any]:
         "patches": run.done,
         "redundancy": round(run.plan.redundancy, 2),
         "ran": sum(volume.ran for volume in run.volumes),
-        "missing": sum(len(volume.unreadable) for volume in run.volumes),
+        "missing": sum(len(volume.failed) for volume in run.volumes),
         "of": run.total,
         "output": [*dict.fromkeys(str(run.paths[vol_id]) for vol_id in sorted(run.written))],
         "seconds": round(seconds, 2),

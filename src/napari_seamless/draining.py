@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from napari_seamless.inference import InferenceRun
 
 
+MOST_NAMED = 8
+"""Patches that a line names; the files name them all."""
+
+
 def failure_lines(run: Run) -> list[str]:
     """Say in one line each which volume failed, why, and what is kept of it.
 
@@ -44,14 +48,22 @@ def _said(error: SeamlessError) -> str:
     return "; ".join([one_line(error), *getattr(error, "__notes__", [])])
 
 
-def unreadable_lines(run: Run) -> list[str]:
-    """Say in one line each which patches have no prediction since their input cannot be read."""
-    lines = []
-    for volume in run.volumes:
-        for index, error in sorted(volume.unreadable.items()):
-            box = volume.plan.cores[index]
-            lines.append(f"patch at {box.start} (Z, Y, X) is missing: {one_line(error)}")
-    return lines
+def missing_lines(run: Run) -> list[str]:
+    """Say which patches have no prediction, and why; those with one cause share a line."""
+    alike: dict[tuple[int, str], list[str]] = {}
+    for vol_id, volume in enumerate(run.volumes):
+        for index, error in sorted(volume.failed.items()):
+            place = str(volume.plan.cores[index].start)
+            alike.setdefault((vol_id, one_line(error)), []).append(place)
+    return [_missing_line(places, cause) for (_, cause), places in alike.items()]
+
+
+def _missing_line(places: list[str], cause: str) -> str:
+    if len(places) == 1:
+        return f"patch at {places[0]} (Z, Y, X) is missing: {cause}"
+    named, more = ", ".join(places[:MOST_NAMED]), len(places) - MOST_NAMED
+    others = f" and {more:,} more" if more > 0 else ""
+    return f"{len(places):,} patches are missing, at {named}{others} (Z, Y, X): {cause}"
 
 
 def drain(run: "InferenceRun", progress: bool = True) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from napari_seamless.draining import drain, failure_lines, unreadable_lines
+from napari_seamless.draining import drain, failure_lines, missing_lines
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
@@ -277,7 +277,8 @@ class InferenceRun(Run):
         series = [each for each, path in enumerate(self.paths) if path == self.paths[vol_id]]
         if not self.written.intersection(series):
             return
-        if vol_id == series[-1] or self._interrupted:
+        to_come = set() if self._interrupted else self._to_come
+        if not (self._working | to_come).intersection(series):
             for other in sorted({*series} - self.written):
                 self._statuses.setdefault(other, "partial")
                 self._stores[other].finish(self.metadata(other))
@@ -339,7 +340,7 @@ def predict(
     ) as run:
         truth = None if labels is None else run.open_labels(labels)
         drain(run, progress)
-        for line in [*unreadable_lines(run), *failure_lines(run)]:
+        for line in [*missing_lines(run), *failure_lines(run)]:
             warnings.warn(line, RuntimeWarning, stacklevel=2)
         metrics = None
         try:

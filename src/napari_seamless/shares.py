@@ -20,6 +20,7 @@ from napari_seamless.engine.errors import (
 )
 from napari_seamless.engine.grid import Triple, scaled_up
 from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finisher
+from napari_seamless.engine.pipeline import NOT_FINITE
 from napari_seamless.engine.results import Volume, as_saved, facts_of, outputs_of, part_of
 from napari_seamless.engine.volume_plan import input_size_of, window_of
 
@@ -64,6 +65,8 @@ class Share:
         is_first = self.channels is None
         predictions = _core(self._joined(heads), self._config).cpu()
         self.channels = self._joined.channels
+        if not torch.isfinite(predictions).all():
+            raise PredictionError(NOT_FINITE)
         for index, prediction in zip(indices, predictions, strict=True):
             if index % self.world_size == self.rank:
                 self._blend(index, prediction)

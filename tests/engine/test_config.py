@@ -222,6 +222,7 @@ OTHER_THAN_DEFAULT = {
     "tta": "flip:yx+turn:yx",
     "tta_mode": "0:1=median",
     "spread": True,
+    "disagreement": True,
     "offsets": ((0, 1, 0), (0, 0, 1), None, None),
     "vectors": ((None, 2, 3),),
     "output_dtype": "uint8",

@@ -67,7 +67,7 @@ def test_every_patch_is_read_and_predicted_once_in_order(size):
     line, found = Line(size=size), []
     for batch in line.batches:
         assert values_of(batch) == [2.0 * index for index in batch.indices]
-        assert batch.unreadable == {}
+        assert batch.failed == {}
         found.append(list(batch.indices))
     assert found == [[*range(12)][i : i + size] for i in range(0, 12, size)] == line.predicted
     assert line.read_so_far == [*range(12)]
@@ -98,6 +98,24 @@ def test_only_what_waits_runs():
     assert line.read_so_far == [1, 4, 5, 11]
     nothing = Line(waiting=np.zeros(ROW.counts, dtype=bool))
     assert (list(nothing.batches), nothing.read_so_far) == ([], [])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_patch_that_becomes_nan_fails_alone(value):
+    def spoilt(patches: np.ndarray) -> torch.Tensor:
+        values = torch.from_numpy(2 * patches)
+        values[patches == 4] = value
+        return values
+
+    patches = [np.full((1, 1, 1, 2), index, np.float32) for index in (3, 4, 5)]
+    batch = predicted([3, 4, 5], patches, spoilt)
+    assert batch.indices == (3, 5)
+    assert values_of(batch) == [6, 6, 10, 10]
+    assert list(batch.failed) == [4]
+    assert "the network returned NaN or infinity" in str(batch.failed[4])
+
+    alone = predicted([4], patches[1:2], spoilt)
+    assert (alone.indices, alone.predictions, list(alone.failed)) == ((), None, [4])
 
 
 def test_a_new_focus_puts_back_what_was_read_ahead():
@@ -156,7 +174,7 @@ def test_patches_that_cannot_be_read_are_told_apart_and_the_others_predicted():
     found = list(line.batches)
     assert [batch.indices for batch in found] == [(0, 2), (3, 4, 5), (), (9, 10, 11)]
     assert [values_of(batch) for batch in found] == [[0, 4], [6, 8, 10], [], [18, 20, 22]]
-    assert [{i: str(e) for i, e in batch.unreadable.items()} for batch in found] == [
+    assert [{i: str(e) for i, e in batch.failed.items()} for batch in found] == [
         {1: "hole 1"}, {}, {i: f"hole {i}" for i in (6, 7, 8)}, {},
     ]  # fmt: skip
     assert found[2].predictions is None
@@ -196,7 +214,7 @@ def test_predicted_stacks_what_could_be_read():
     batch = predicted([7, 9], patches, torch.from_numpy)
     assert batch.indices == (7,)
     assert tuple(batch.predictions.shape) == (1, 2, 1, 1, 3)
-    assert batch.unreadable == {9: patches[1]}
+    assert batch.failed == {9: patches[1]}
 
 
 # ------------------------------------------------------------------------------ wishes
@@ -242,7 +260,7 @@ def test_whoever_waits_for_news_hears_them(news):
     control = Control()
     control.preview(True)
     control.take_focus(0)
-    waiting = threading.Thread(target=control.wait_for_news, args=(0,), daemon=True)
+    waiting = threading.Thread(target=control.wait_for_news, args=(control.news,), daemon=True)
     waiting.start()
     waiting.join(0.1)
     assert waiting.is_alive()

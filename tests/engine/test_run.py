@@ -748,15 +748,15 @@ def test_a_network_that_fails_later_keeps_what_was_done():
 
 
 @pytest.mark.parametrize(
-    ("function", "error"),
+    ("function", "error", "calls"),
     [
-        (lambda x: x[:1], ModelError),
-        (lambda x: (x, 3), ModelError),
-        (lambda x: x * torch.nan, PredictionError),
-        (lambda x: x / 0, PredictionError),
+        (lambda x: x[:1], ModelError, 1),
+        (lambda x: (x, 3), ModelError, 1),
+        (lambda x: x * torch.nan, PredictionError, 4),
+        (lambda x: x / 0, PredictionError, 4),
     ],
 )
-def test_an_unusable_answer_fails_the_run_and_blends_nothing(function, error):
+def test_an_unusable_answer_fails_the_run_and_blends_nothing(function, error, calls):
     class Bad(Recorded):
         def predict(self, x):
             return function(x)
@@ -766,7 +766,7 @@ def test_an_unusable_answer_fails_the_run_and_blends_nothing(function, error):
     with pytest.raises(error) as caught:
         list(run)
     assert "\n" not in str(caught.value)
-    assert (run.status, run.done, network.batch_sizes) == ("failed", 0, [2])
+    assert (run.status, run.done, network.batch_sizes) == ("failed", 0, [2] * calls)
     assert store.calls == []
 
 

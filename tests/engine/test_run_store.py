@@ -442,7 +442,7 @@ def test_a_chunk_with_a_hole_is_tried_again_when_a_run_resumes():
     run, whole = run_with(left), run_with(FakeStore())
     list(run), list(whole)
     assert (run.status, left.metadata["status"]) == ("partial", "partial")
-    assert list(run.volumes[0].unreadable) == list(whole.volumes[0].unreadable) != []
+    assert list(run.volumes[0].failed) == list(whole.volumes[0].failed) != []
     assert left.written["main"].tobytes() == whole.results()[0].tobytes()
 
 

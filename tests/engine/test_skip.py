@@ -267,7 +267,7 @@ def test_what_depends_on_a_hole_is_nan_and_the_rest_is_as_without(batch_size):
     assert sorted(run.ran) == [start for start in STARTS if start not in LOST]
     assert_blended(run.results()[0], expected_of(volume, STARTS, 0, LOST))
     assert run.metadata()["failed"] == [[list(s), [a + 4 for a in s]] for s in LOST]
-    assert {str(error) for error in run.volumes[0].unreadable.values()} == {
+    assert {str(error) for error in run.volumes[0].failed.values()} == {
         "cells.zarr: the chunk at (5, 6, 9) is corrupt"
     }
 

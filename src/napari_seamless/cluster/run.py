@@ -66,6 +66,8 @@ class ClusterRun(InferenceRun):
     _forecast_events = 1
     """The next one is a whole block."""
 
+    can_preview = False
+
     def __init__(
         self,
         source: Any,
@@ -125,7 +127,7 @@ class ClusterRun(InferenceRun):
         """Return nothing: all patches that are left belong to blocks."""
         return iter(())
 
-    def _batches(self, vol_id: int) -> Iterator[Event]:
+    def _batches(self, vol_id: int) -> Iterator[Event | None]:
         yield from super()._batches(vol_id)
         volume = self.volumes[vol_id]
         if volume.begun and len(volume.accumulator.finished) < len(volume.accumulator.chunks):
@@ -207,7 +209,7 @@ class ClusterRun(InferenceRun):
         cells = blocks.cells(result.block)
         volume.accumulator.learn(cells, result.failed, result.finished)
         for patch, text in result.failed.items():
-            volume.unreadable[patch] = SourceError(text)
+            volume.failed[patch] = SourceError(text)
         boxes = [blocks.chunks[chunk] for chunk in result.finished]
         dirty = Box.around(boxes) if boxes else Box((0, 0, 0), (0, 0, 0))
         return Event(self.done, self.total, dirty, vol_id)

@@ -173,7 +173,7 @@ def _blend(
         if batch.predictions is not None:
             for index, prediction in zip(batch.indices, batch.predictions, strict=True):
                 accumulator.add(index, prediction)
-        for index, error in batch.unreadable.items():
+        for index, error in batch.failed.items():
             accumulator.fail(index)
             failed[int(numbers[index])] = one_line(error)
     return failed

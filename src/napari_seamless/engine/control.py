@@ -33,6 +33,7 @@ class Control:
         self._is_only = False
         self._taken: dict[int, Focus] = {}
         self._looked_at: int | None = None
+        self._news = 0
 
     def pause(self) -> None:
         """Ask to hold before the next batch."""
@@ -49,20 +50,20 @@ class Control:
         """Ask to end."""
         with self._changed:
             self._cancelled = True
-            self._changed.notify_all()
+            self._tell()
 
     def focus(self, box: Box | None, vol_id: int) -> None:
         """Ask for the patches that touch a box of a volume, in voxels of its source."""
         with self._changed:
             self._boxes[vol_id] = box
             self._looked_at = vol_id
-            self._changed.notify_all()
+            self._tell()
 
     def preview(self, is_only: bool) -> None:
         """Ask for nothing but what is looked at, or for everything again."""
         with self._changed:
             self._is_only = is_only
-            self._changed.notify_all()
+            self._tell()
 
     @property
     def looked_at(self) -> int | None:
@@ -75,21 +76,19 @@ class Control:
             self._changed.wait_for(lambda: self._cancelled or not self._paused)
             return not self._cancelled
 
-    def wait_for_news(self, vol_id: int) -> None:
-        """Wait until something else is looked at in a volume, or another volume is, or cancelled.
+    @property
+    def news(self) -> int:
+        """How often `focus`, `preview` or `cancel` was called."""
+        return self._news
 
-        While paused, this waits on.
-        """
+    def wait_for_news(self, since: int) -> None:
+        """Wait until one of them is called, if `news` is still what it was."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._cancelled
-                    or (
-                        not self._paused
-                        and (self._is_new(vol_id) or self._looked_at not in (None, vol_id))
-                    )
-                )
-            )
+            self._changed.wait_for(lambda: self._news != since)
+
+    def _tell(self) -> None:
+        self._news += 1
+        self._changed.notify_all()
 
     def has_new_focus(self, vol_id: int) -> bool:
         """Whether something else is looked at since `take_focus`."""

@@ -181,7 +181,7 @@ class JoinedHeads:
         ConfigError
             If the activation names channels that are not there.
         PredictionError
-            If heads or channels are not those of the first batch, or values are not finite.
+            If heads or channels are not those of the first batch.
         """
         heads = finest(heads, self._config.head)
         config = self._config
@@ -198,11 +198,6 @@ class JoinedHeads:
         values = torch.cat([head.float() for head in heads.values()], dim=1)
         if not self._config.blend_logits:
             values = activated(values, self._activations, channels)
-        if not torch.isfinite(values).all():
-            raise PredictionError(
-                "the network returned NaN or infinity; check its weights, and that "
-                f"normalization={self._config.normalization!r} is what it was trained with"
-            )
         return values
 
 

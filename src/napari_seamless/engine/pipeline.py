@@ -12,8 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_seamless.engine.errors import SourceError
+from napari_seamless.engine.errors import PredictionError, SeamlessError, SourceError
 from napari_seamless.engine.schedule import Schedule
+
+NOT_FINITE = (
+    "the network returned NaN or infinity; check its weights, and that the normalization is what "
+    "it was trained with"
+)
 
 Patch = NDArray[np.float32] | SourceError
 """(C, z, y, x), normalised; or why it cannot be read."""
@@ -29,13 +34,13 @@ class Batch:
         Those that were predicted.
     predictions : Tensor or None
         Float32 (B, C, z, y, x), in the same order; None if there are none.
-    unreadable : dict of int to SourceError
-        Those whose input could not be read.
+    failed : dict of int to SeamlessError
+        Those whose input could not be read, or that became NaN or infinity.
     """
 
     indices: tuple[int, ...]
     predictions: torch.Tensor | None
-    unreadable: dict[int, SourceError]
+    failed: dict[int, SeamlessError]
 
 
 def batches(
@@ -102,14 +107,22 @@ def predicted(
     patches: list[Patch],
     predict: Callable[[NDArray[np.float32]], torch.Tensor],
 ) -> Batch:
-    """Predict the patches of a batch that could be read."""
-    unreadable = {
+    """Predict the patches of a batch that could be read, and keep what is finite."""
+    failed: dict[int, SeamlessError] = {
         index: patch
         for index, patch in zip(indices, patches, strict=True)
         if isinstance(patch, SourceError)
     }
     readable = [patch for patch in patches if not isinstance(patch, SourceError)]
+    tried = [index for index in indices if index not in failed]
     predictions = predict(np.stack(readable)) if readable else None
-    return Batch(
-        tuple(index for index in indices if index not in unreadable), predictions, unreadable
-    )
+    if predictions is None or bool(torch.isfinite(predictions).all()):
+        return Batch(tuple(tried), predictions, failed)
+    is_finite = torch.isfinite(predictions).flatten(1).all(dim=1)
+    failed |= {
+        index: PredictionError(NOT_FINITE)
+        for index, fine in zip(tried, is_finite.tolist(), strict=True)
+        if not fine
+    }
+    finite = predictions[is_finite] if is_finite.any() else None
+    return Batch(tuple(index for index in tried if index not in failed), finite, failed)

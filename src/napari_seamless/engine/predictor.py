@@ -106,7 +106,7 @@ class Predictor:
         ConfigError
             If settings per channel do not fit the number of channels.
         PredictionError
-            If a later call fails, or any call returns NaN or infinity.
+            If a later call fails.
         """
         try:
             with torch.inference_mode(), _modes(self._module, self._config.do_eval):

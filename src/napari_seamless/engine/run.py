@@ -6,43 +6,30 @@ widget, the command line and the tests all drain the same events.
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.control import Control
-from napari_seamless.engine.errors import (
-    ConfigError,
-    EndedError,
-    ModelCallError,
-    ModelError,
-    SeamlessError,
-)
-from napari_seamless.engine.events import Event, Status
-from napari_seamless.engine.forecast import Forecast, Pace
+from napari_seamless.engine.errors import ConfigError, EndedError
+from napari_seamless.engine.events import Event
+from napari_seamless.engine.forecast import Forecast
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.memory import default_budget, resident
-from napari_seamless.engine.normalization import Stopped
-from napari_seamless.engine.outputs import Channels, finisher
-from napari_seamless.engine.pipeline import Batch, batches, predicted
-from napari_seamless.engine.plan import InferencePlan
-from napari_seamless.engine.predictor import Predictor
+from napari_seamless.engine.memory import resident
+from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.results import Volume
-from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import Source
 from napari_seamless.engine.store import Store
-from napari_seamless.engine.volume_run import VolumeRun, deciding
+from napari_seamless.engine.work import Work
 
 
-class Run:
+class Run(Work):
     """Blended inference over opened sources; iterate over it to do the work, a batch per event.
 
     Parameters
@@ -79,6 +66,8 @@ class Run:
         What went wrong with which volume, by vol_id.
     volumes : list of VolumeRun
         What is done of each volume, by vol_id.
+    is_waiting : bool
+        Whether all that is looked at is done, and the rest is held back: see `preview`.
     inputs : tuple of int
         To which input each volume belongs: the time points of a series share one.
 
@@ -110,49 +99,21 @@ class Run:
         identities: Sequence[Mapping[str, Any]] = (),
         memory: int | None = None,
     ) -> None:
-        self.plan = InferencePlan.resolve(config, sources)
-        self.status: Status = "ready"
-        self.failures: dict[int, SeamlessError] = {}
-        self._statuses: dict[int, Status] = {}
-        self.inputs = tuple(range(len(sources)))
-        self._sources = sources
-        self._provenance = dict(provenance or {})
-        self._memory = default_budget() if memory is None else memory
-        self._predictor = Predictor(module, config, self.plan.device)
-        self._pace = Pace()
-        finish = finisher(config, lambda: self._predictor.channels)
-        none = [None] * len(sources)
-        decides = {"config": deciding(config, self._predictor.planes)}
-        self.volumes = [
-            VolumeRun(config, source, mask, store, finish, {**decides, **(identity or {})})
-            for source, mask, store, identity in zip(
-                sources, masks or none, stores or none, identities or none, strict=True
-            )
-        ]
-        self._lay_out()
-        self._control = Control()
+        super().__init__(
+            sources,
+            module,
+            config,
+            stores,
+            provenance,
+            masks=masks,
+            identities=identities,
+            memory=memory,
+        )
         self._advancing = threading.Lock()
-        self._interrupted = False
         self._events = self._work()
         self._peeked: deque[Event] = deque()
         self._given = 0
         self._raised: Exception | None = None
-        self._channels: Channels | None = None
-
-    @property
-    def done(self) -> int:
-        """Patches settled so far, of all volumes."""
-        return sum(volume.accumulator.done for volume in self.volumes)
-
-    @property
-    def spared(self) -> int:
-        """Patches settled that did not run: an earlier run has done them, or they are skipped."""
-        return sum(volume.spared for volume in self.volumes)
-
-    @property
-    def total(self) -> int:
-        """Patches of the whole run."""
-        return self.plan.patches
 
     @property
     def live(self) -> list[LazyArray]:
@@ -183,12 +144,15 @@ class Run:
         """Do the work of events that nobody has asked for yet; they are kept."""
         while len(self._peeked) < count and self._raised is None:
             try:
-                self._peeked.append(next(self._events))
+                event = next(self._events)
             except StopIteration:
                 return
             except Exception as error:
                 self._raised = error
                 raise
+            if event is None:  # nothing more is looked at
+                return
+            self._peeked.append(event)
 
     @property
     def weights(self) -> list[LazyArray]:
@@ -199,6 +163,58 @@ class Run:
     def coverage(self) -> list[LazyArray]:
         """Patches per voxel so far of each volume: uint16 (Z, Y, X)."""
         return [volume.following(BlendAccumulator.coverage) for volume in self.volumes]
+
+    @property
+    def disagreement(self) -> list[LazyArray]:
+        """The disagreement so far of each volume, like `live`: (C, Z, Y, X).
+
+        Raises
+        ------
+        ConfigError
+            If the settings do not ask for it.
+        """
+        if not self.plan.config.disagreement:
+            raise ConfigError("the run has no disagreement; ask for it with disagreement=True")
+        return [volume.live(self.channels.disagreement) for volume in self.volumes]
+
+    @property
+    def batch_size(self) -> int:
+        """Patches per call of the network: fewer than asked for once memory ran out."""
+        return min(self.plan.config.batch_size, self._batched.limit or self.plan.config.batch_size)
+
+    def order(self, vol_id: int = 0) -> NDArray[np.intp]:
+        """Return the patches of a volume not yet taken, in the order in which they will run."""
+        return self.volumes[vol_id].order
+
+    def predict_patch(
+        self, index: int, vol_id: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Predict one patch by itself, once more; nothing is blended.
+
+        May be called from any thread, also when the run has ended; while it goes on, this waits for
+        the batch at work.
+
+        Parameters
+        ----------
+        index : int
+            Raster index of the patch.
+        vol_id : int
+            Of which volume.
+
+        Returns
+        -------
+        patch : ndarray of float32, shape (C, z, y, x)
+            What the network gets: normalised, with the halo.
+        prediction : ndarray of float32, shape (C', z', y', x')
+            All channels that are blended, before blending: see `channels`.
+
+        Raises
+        ------
+        SeamlessError
+            If the patch cannot be read or predicted, or the volume has not begun.
+        """
+        patch = self.volumes[vol_id].patch(index)
+        return patch, self._batched(patch[None])[0].numpy()
 
     def forecast(self) -> Forecast:
         """Say what the run will take; like `live`, this computes the first batch if need be.
@@ -290,7 +306,18 @@ class Run:
             error, self._raised = self._raised, None
             if error is not None:
                 raise error
-            return next(self._events)
+            return self._next_event()
+
+    def _next_event(self) -> Event:
+        """Return the next event; wait for somebody to look elsewhere if there is none till then."""
+        while True:
+            news = self._control.news
+            event = next(self._events)
+            if event is not None:
+                return event
+            self.is_waiting = True
+            self._control.wait_for_news(news)
+            self.is_waiting = False
 
     def __enter__(self) -> Self:
         return self
@@ -302,186 +329,3 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _work(self) -> Generator[Event]:
-        """Do the run; however it is left, `status` says how and the stores have what was done."""
-        self.status = "running"
-        try:
-            for vol_id in range(len(self.volumes)):
-                try:
-                    yield from self._work_on(vol_id)
-                except SeamlessError as error:
-                    self.failures[vol_id] = error
-                    if self._interrupted or _concerns_all(error):
-                        raise
-            if len(self.failures) == len(self.volumes):
-                raise self.failures[0]
-        except (GeneratorExit, KeyboardInterrupt):
-            self.status = self._outcome()
-            raise
-        except BaseException:
-            self.status = "failed"
-            raise
-        else:
-            self.status = self._outcome()
-
-    def _work_on(self, vol_id: int) -> Iterator[Event]:
-        """Do one volume; however it is left, its store has what was done."""
-        try:
-            yield from self._batches(vol_id)
-        except (GeneratorExit, KeyboardInterrupt):
-            self._interrupted = True
-            self._keep(vol_id)
-            raise
-        except BaseException as error:
-            self._statuses[vol_id] = "failed"
-            try:
-                self._keep(vol_id)
-            except SeamlessError as second:  # the first error is the one to mend
-                error.add_note(str(second))
-            raise
-        self._keep(vol_id)
-
-    def _batches(self, vol_id: int) -> Iterator[Event]:
-        volume = self.volumes[vol_id]
-        try:
-            if not self._control.may_go_on():
-                return
-            volume.prepare(self._control.may_go_on)
-            first = self._first_batch(vol_id) if self._channels is None else None
-            if self._channels is None:
-                return
-            volume.begin(
-                self._channels, self._memory_left(), self.metadata(vol_id), self._control.may_go_on
-            )
-        except Stopped:
-            return
-        if volume.accumulator.done:
-            yield Event(self.done, self.total, Box.of_shape(volume.plan.grid.shape), vol_id)
-        if first is not None:
-            event, first = self._blend(vol_id, first), None
-            if any(event.dirty.shape):  # else none of its patches needed to run
-                yield event
-        for batch in self._rest(vol_id):
-            if batch is None:  # nothing is left of what is looked at
-                self._control.wait_for_news(vol_id)
-            else:
-                yield self._blend(vol_id, batch)
-
-    def _first_batch(self, vol_id: int) -> Batch | None:
-        """Predict some patches, and plan anew if the network makes less of them than expected.
-
-        Returns None if the run was cancelled before. From now on the channels are known.
-        """
-        unreadable = None
-        schedule, volume = self._first_schedule(vol_id), self.volumes[vol_id]
-        while schedule and self._control.may_go_on():
-            indices = schedule.take(self.plan.config.batch_size)
-            batch = predicted(indices, [*map(volume.read, indices)], self._predict)
-            if batch.predictions is None:
-                unreadable = batch.unreadable[indices[0]]
-            elif self._predictor.core_size != self.plan.core_size:
-                self.plan = self.plan.narrowed(self._predictor.core_size, self._sources)
-                self._lay_out()
-                schedule = self._first_schedule(vol_id)
-            else:
-                self._channels = self._predictor.channels
-                return batch
-        if unreadable is not None and not schedule:
-            raise unreadable
-        return None
-
-    def _first_schedule(self, vol_id: int) -> Schedule:
-        """Return all patches of a volume that are to run, or all if none is."""
-        volume = self.volumes[vol_id]
-        wanted = ~volume.survey(self._control.may_go_on)
-        schedule = Schedule(volume.plan.grid, wanted if wanted.any() else None)
-        schedule.focus(self._looked_at(vol_id)[0])
-        return schedule
-
-    def _predict(self, patches: NDArray[np.float32]) -> torch.Tensor:
-        with self._pace.of(len(patches)):
-            return self._predictor(patches)
-
-    def _lay_out(self) -> None:
-        for volume, plan in zip(self.volumes, self.plan.volumes, strict=True):
-            volume.lay_out(plan, self.plan.window)
-
-    def _memory_left(self) -> int:
-        kept = [volume.accumulator for volume in self.volumes if volume.is_written]
-        taken = sum(each.nbytes for each in kept)
-        return max(0, self._memory - taken)
-
-    def _rest(self, vol_id: int) -> Iterator[Batch | None]:
-        """Predict what is not settled yet."""
-        volume = self.volumes[vol_id]
-        schedule = Schedule(volume.plan.grid, volume.accumulator.waiting)
-        schedule.focus(*self._looked_at(vol_id))
-        return batches(
-            schedule,
-            self.plan.config.batch_size,
-            volume.read,
-            self._predict,
-            self._control.may_go_on,
-            lambda: self._control.has_new_focus(vol_id),
-            lambda schedule: schedule.focus(*self._looked_at(vol_id)),
-        )
-
-    def _looked_at(self, vol_id: int) -> tuple[Box | None, bool]:
-        """Return what is looked at, in voxels of the prediction, and whether nothing else runs."""
-        focus = self._control.take_focus(vol_id)
-        volume = self.plan.volumes[vol_id]
-        return None if focus.box is None else volume.output_box(focus.box), focus.is_only
-
-    def _blend(self, vol_id: int, batch: Batch) -> Event:
-        """Add one batch of patches."""
-        dirty = self.volumes[vol_id].blend(batch)
-        return Event(self.done, self.total, dirty, vol_id)
-
-    def _outcome(self) -> Status:
-        if self.failures:
-            return "failed"
-        is_missing = any(volume.unreadable for volume in self.volumes)
-        return "complete" if self.done == self.total and not is_missing else "partial"
-
-    def _keep(self, vol_id: int) -> None:
-        """Hand what was done to the store; a volume that was not begun leaves nothing behind."""
-        volume, (done, total) = self.volumes[vol_id], self.progress(vol_id)
-        is_whole = done == total and not volume.unreadable  # what is missing may be resumed
-        self._statuses.setdefault(vol_id, "complete" if is_whole else "partial")
-        volume.keep(lambda: self.metadata(vol_id) | self._closing_facts(vol_id))
-
-    def _closing_facts(self, vol_id: int) -> dict[str, Any]:
-        """Return what is known of a volume at its end only."""
-        return {}
-
-    def progress(self, vol_id: int) -> tuple[int, int]:
-        """Return the patches of one volume that are settled so far, and all of them."""
-        return self.volumes[vol_id].progress
-
-    @property
-    def written(self) -> set[int]:
-        """Volumes whose prediction is in its store."""
-        return {vol_id for vol_id, volume in enumerate(self.volumes) if volume.is_written}
-
-    @property
-    def unwritten(self) -> list[int]:
-        """Volumes of which something is done that is not in their store's place, be it not yet."""
-        return [
-            vol_id
-            for vol_id, volume in enumerate(self.volumes)
-            if volume.has_store and not volume.is_written and volume.accumulator.done
-        ]
-
-    def metadata(self, vol_id: int = 0) -> dict[str, Any]:
-        """Return what a file or layer says of its volume; see `facts_of`."""
-        status = self._statuses.get(vol_id, "running" if self.status == "running" else self.status)
-        return {**self.volumes[vol_id].facts(status, self._channels), **self._provenance}
-
-
-def _concerns_all(error: SeamlessError) -> bool:
-    """Whether an error would meet every volume: a setting or network that does not fit.
-
-    A call of the network that fails may be the fault of what it was given.
-    """
-    return isinstance(error, (ConfigError, ModelError)) and not isinstance(error, ModelCallError)

@@ -47,6 +47,7 @@ from napari_seamless.engine.results import (
     place_of,
     specs_of,
 )
+from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.skip import check_mask, constant, outside
 from napari_seamless.engine.source import Source, read_patch
 from napari_seamless.engine.store import Store
@@ -101,8 +102,8 @@ class VolumeRun:
         What is blended.
     is_written : bool
         Whether the prediction is in the store, in its place.
-    unreadable : dict of int to SourceError
-        Patches whose input could not be read.
+    failed : dict of int to SeamlessError
+        Patches whose input could not be read, or that became NaN or infinity.
     skipped : bool array or None
         Which patches need not run, shape ``plan.grid.counts``; known when `begin` has been called.
     resumed : int
@@ -111,6 +112,8 @@ class VolumeRun:
         Patches that this run need not do: those, and the skipped ones among the others.
     normalizer : Normalizer or None
         What is done to the values; known when `prepare` has been called.
+    schedule : Schedule or None
+        What is still to run; known when the first batch is done.
     """
 
     plan: VolumePlan
@@ -126,7 +129,7 @@ class VolumeRun:
         identity: Mapping[str, Any],
     ) -> None:
         self.is_written = False
-        self.unreadable: dict[int, SourceError] = {}
+        self.failed: dict[int, SeamlessError] = {}
         self.skipped: NDArray[np.bool_] | None = None
         self.resumed = 0
         self.spared = 0
@@ -138,6 +141,7 @@ class VolumeRun:
         self._finish = finish
         self._identity = identity
         self.normalizer: Normalizer | None = None
+        self.schedule: Schedule | None = None
         self._channels: Channels | None = None
 
     def lay_out(self, plan: VolumePlan, window: Window) -> None:
@@ -167,7 +171,7 @@ class VolumeRun:
     @property
     def ran(self) -> int:
         """Patches that this run has predicted."""
-        return self.accumulator.done - self.spared - len(self.unreadable) if self.begun else 0
+        return self.accumulator.done - self.spared - len(self.failed) if self.begun else 0
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -190,6 +194,28 @@ class VolumeRun:
             if self._config.on_error == "stop":
                 raise
             return error
+
+    def patch(self, index: int) -> NDArray[np.float32]:
+        """Return the input of a patch, as `read` does.
+
+        Raises
+        ------
+        SourceError
+            If it cannot be read, or nobody has looked yet at what is to be done to the values.
+        """
+        if not self.begun:
+            raise SourceError(f"{self.plan.name} has not begun; wait for its first batch")
+        patch = self.read(index)
+        if isinstance(patch, SourceError):
+            raise patch
+        return patch
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """The patches not yet taken, in the order in which they will run."""
+        if self.schedule is None:
+            return np.flatnonzero(self.accumulator.waiting)
+        return self.schedule.order
 
     def prepare(self, may_go_on: Callable[[], bool]) -> None:
         """Find out what is done to the values; raise Stopped if `may_go_on` says no."""
@@ -343,9 +369,9 @@ class VolumeRun:
             for index, prediction in zip(batch.indices, _each(batch), strict=True):
                 if index not in accumulator:  # the first batch may be one that need not run
                     boxes.append(accumulator.add(index, prediction))
-            for index, error in batch.unreadable.items():
+            for index, error in batch.failed.items():
                 if index not in accumulator:
-                    self.unreadable[index] = error
+                    self.failed[index] = error
                     boxes.append(accumulator.fail(index))
         except SeamlessError:
             raise
@@ -427,8 +453,8 @@ class VolumeRun:
         facts = facts_of(self.plan, self._config, status, self.accumulator.done, channels)
         if self.skipped_count:
             facts["skipped"] = self.skipped_count
-        if self.unreadable:
-            cores = [self.plan.cores[index] for index in sorted(self.unreadable)]
+        if self.failed:
+            cores = [self.plan.cores[index] for index in sorted(self.failed)]
             facts["failed"] = [[list(core.start), list(core.stop)] for core in cores]
         return facts
 

@@ -34,11 +34,11 @@ def last_line(
         return f"Failed: {one_line(error)}.{kept}", True
     if run is None:
         return f"Cancelled.{kept or _NOTHING}", False
-    from napari_seamless.draining import failure_lines, unreadable_lines
+    from napari_seamless.draining import failure_lines, missing_lines
 
     if failures := failure_lines(run):
         return f"Failed: {_first(failures)}.{kept}", True
-    missing = unreadable_lines(run)
+    missing = missing_lines(run)
     what = f" {_first(missing)}." if missing else ""
     if run.status != "complete" and not (missing and run.done == run.total):
         return f"Cancelled.{kept or _NOTHING}{what}", bool(missing)
