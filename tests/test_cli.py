@@ -228,6 +228,14 @@ def test_what_is_not_given_is_as_in_python():
     assert config_from("--patch-size", "4,12,12") == InferenceConfig(patch_size=(4, 12, 12))
 
 
+def test_what_a_run_says_of_itself_is_a_config_file(tmp_path):
+    config = tmp_path / "run.json"
+    facts = {"status": "complete", "config": {"patch_size": [4, 12, 12], "tta": "flip"}}
+    config.write_text(json.dumps(facts))
+    found = config_from("--config", str(config), "--tta", "none")
+    assert found == InferenceConfig(patch_size=(4, 12, 12))
+
+
 def test_a_word_can_take_back_what_the_config_file_says(tmp_path):
     config = tmp_path / "run.json"
     config.write_text(

@@ -78,6 +78,14 @@ def test_a_source_that_was_given_can_be_used_again(volume):
         np.testing.assert_allclose(predict(source, labels=source).array[0], 2 * volume, rtol=1e-6)
 
 
+def test_a_patch_of_an_array_can_be_predicted_when_the_run_is_closed(volume):
+    with ns.InferenceRun(volume, networks.Doubled(), CONFIG) as run:
+        list(run)
+    patch, prediction = run.predict_patch(0)
+    np.testing.assert_array_equal(prediction, 2 * patch)
+    np.testing.assert_array_equal(prediction[0], 2 * volume[tuple(map(slice, patch.shape[1:]))])
+
+
 def test_a_file_is_closed_even_when_the_result_cannot_be_written(path, tmp_path):
     out = tmp_path / "out.h5"
     run = ns.InferenceRun(f"{path}::raw", networks.Doubled(), CONFIG, out)

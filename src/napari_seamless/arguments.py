@@ -48,7 +48,10 @@ def parse(
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Settings of `--config`, overruled by those given one by one."""
+    """Settings of `--config`, overruled by those given one by one.
+
+    The file may hold what a run says of itself, with the settings in it.
+    """
     given = {
         name: getattr(options, name)
         for name in InferenceConfig.model_fields
@@ -56,7 +59,9 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.config is None:
         return given
-    return {**json_object(_text_of(options.config, "--config"), "--config"), **given}
+    settings = json_object(_text_of(options.config, "--config"), "--config")
+    inside = settings.get("config")
+    return {**(inside if isinstance(inside, dict) else settings), **given}
 
 
 def checkpoint_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def open_volumes(
     config : InferenceConfig
         For `time_points`.
     opened : ExitStack
-        Gets what closes them; a Source that was handed in stays the caller's.
+        Gets what closes them; what was handed in open stays the caller's.
     noun : str
         What messages call those that have no path.
 
@@ -193,8 +193,8 @@ def _open(
     source: Any, name: str | None, time_points: Sequence[int] | None, opened: ExitStack
 ) -> list[Source]:
     volumes = open_series(source, name, time_points)
-    for volume in volumes:
-        if volume is not source:
+    if _is_path(source):  # what was handed in can be read when the run has ended, too
+        for volume in volumes:
             opened.callback(volume.close)
     return volumes
 
