@@ -367,7 +367,8 @@ def test_what_is_missing_still_is_said_again(damaged, tmp_path, capsys):
 def test_nan_in_the_input_counts_as_damage(volume):
     spoilt = volume.copy()
     spoilt[20, 30, 5] = np.nan
-    with pytest.warns(RuntimeWarning, match=r"4 patches are missing, at .*: the volume holds nan .*\(20, 30, 5\)"):
+    said = r"4 patches are missing, at .*: the volume holds nan .*\(20, 30, 5\)"
+    with pytest.warns(RuntimeWarning, match=said):
         array = predict(spoilt, config=settings(on_error="continue")).array
 
     with run_of(volume) as run:
