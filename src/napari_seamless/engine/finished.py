@@ -11,7 +11,7 @@ from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.memory import give_back_free_pages
 from napari_seamless.engine.store import Store
 
-GIVE_BACK_SECONDS = 1.0
+GIVE_BACK_SECONDS = 0.2
 """How often memory that was freed goes back to the system, at most."""
 
 

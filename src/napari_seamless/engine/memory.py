@@ -14,11 +14,6 @@ from napari_seamless.engine.grid import PatchGrid, Triple
 from napari_seamless.engine.source import Source
 from napari_seamless.engine.volume_plan import VolumePlan
 
-_M_MMAP_THRESHOLD = -3
-"""As malloc.h has it."""
-
-_LARGE_BYTES = 4 << 20
-
 SUM_BYTES = 8
 """Of one voxel and channel of open sums: float64."""
 
@@ -38,31 +33,17 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def give_back_large_blocks() -> None:
-    """Have the allocator map large arrays for themselves, and unmap them when they are freed.
-
-    glibc raises the size from which it does so each time a larger array is freed, up to 32 MiB.
-    Then temporary arrays and chunks that are kept lie mixed in one heap, which cannot shrink:
-    measured on 2048 x 2048 planes, a peak of 1.95 GiB in place of 1.3. Setting the size turns that
-    off. Other allocators are left alone.
-    """
-    if _has_glibc():
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
-
-
 def give_back_free_pages() -> None:
     """Have the allocator return to the system every page that holds nothing.
 
-    Decoded chunks come and go between smaller objects, so that glibc's heaps get holes, more of
-    them the longer a run is: measured on 2048 x 2048 planes, up to 0.35 GB after 8192 planes. It
-    takes about 10 ms. Other allocators are left alone.
+    Decoded chunks, which are kept, and the temporary arrays of batches and finished chunks lie
+    mixed in glibc's heaps, which get holes, more of them the longer a run is: measured on planes of
+    2048 x 2048, a peak of 1.5 GiB after 2048 planes and 1.8 after 8192. Mapping large arrays for
+    themselves (M_MMAP_THRESHOLD) would avoid that too, but a network's own arrays as well: it takes
+    half as long again then. This takes about 10 ms. Other allocators are left alone.
     """
-    if _has_glibc():
+    if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _has_glibc() -> bool:
-    return platform.libc_ver()[0] == "glibc"
 
 
 @dataclass(frozen=True)

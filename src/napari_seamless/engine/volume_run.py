@@ -29,7 +29,6 @@ from napari_seamless.engine.memory import (
     cache_of,
     free_memory,
     front_of,
-    give_back_large_blocks,
     shares_of,
 )
 from napari_seamless.engine.normalization import Normalizer, normalizer_of
@@ -304,7 +303,6 @@ class VolumeRun:
         self, store: Store, chunks: ChunkGrid, channels: Channels, facts: Mapping[str, Any]
     ) -> set[int]:
         """Begin the output; return the chunks that it has. From now on it is to be ended."""
-        give_back_large_blocks()
         specs = specs_of(channels, self._config)
         found = set(store.begin(specs, chunks, self.identity(chunks, channels), facts))
         self._has_begun_store = True
