@@ -202,6 +202,22 @@ def test_one_patch_can_be_predicted_by_itself_during_the_run_and_after_it():
         list(run)
 
 
+def test_patches_that_the_network_has_are_running():
+    seen: list[list[int]] = []
+
+    class Asks(Doubled):
+        def forward(self, patches: torch.Tensor) -> torch.Tensor:
+            seen.append(run.running())
+            return super().forward(patches)
+
+    config = InferenceConfig(**CONFIG, batch_size=3)
+    run = Run([ArraySource(volume_of())], Asks(), config)
+    assert run.running() == []
+    for _ in run:
+        assert run.running() == []
+    assert seen == [[], [3, 4, 5], [6, 7]]  # the first batch comes before a schedule is made
+
+
 def test_the_order_is_that_in_which_patches_will_run():
     run = run_of(volume_of())
     assert run.order().tolist() == [*range(8)]

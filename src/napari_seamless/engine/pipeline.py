@@ -96,6 +96,7 @@ def batches(
                 if now is None and not schedule.is_held:
                     return
                 ahead = start()
+                schedule.at_work = [] if now is None else now[0]
                 yield None if now is None else predicted(now[0], now[1].result(), predict)
         finally:
             if ahead is not None:

@@ -186,6 +186,12 @@ class Run(Work):
         """Return the patches of a volume not yet taken, in the order in which they will run."""
         return self.volumes[vol_id].order
 
+    def running(self, vol_id: int = 0) -> list[int]:
+        """Return the patches of a volume that the network has now."""
+        volume = self.volumes[vol_id]
+        at_work = [] if volume.schedule is None else volume.schedule.at_work
+        return [index for index in at_work if index not in volume.accumulator]
+
     def predict_patch(
         self, index: int, vol_id: int = 0
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -15,6 +15,11 @@ class Schedule:
         The patches of the volume; without a focus they run in raster order.
     waiting : bool array, shape ``grid.counts``, optional
         Which of them are to run; all by default.
+
+    Attributes
+    ----------
+    at_work : list of int
+        Those that the network has now.
     """
 
     def __init__(self, grid: PatchGrid, waiting: NDArray[np.bool_] | None = None) -> None:
@@ -23,6 +28,7 @@ class Schedule:
         self._waiting: NDArray[np.intp] = everything
         self._next = 0
         self._end = len(everything)
+        self.at_work: list[int] = []
 
     def __len__(self) -> int:
         """Patches not yet taken."""
