@@ -78,18 +78,28 @@ def test_of_many_planes_some_are_read_evenly_spaced(monkeypatch):
     assert seam_score(stepped, GRID).at_faces[2] == 3.0
 
 
-def test_the_map_has_the_largest_jump_on_both_sides_of_a_face():
+def test_the_map_has_what_is_more_than_beside_a_face_on_both_sides_of_it():
     values = np.concatenate([ramp(), 10 * ramp()])
     values[0, ..., 6:] += 100
     found = np.asarray(seam_map(lazy(values), GRID))
 
     expected = np.full(GRID.shape, np.nan, np.float32)
     for row in (2, 4, 6):
-        expected[:, row - 1 : row + 1] = 20
+        expected[:, row - 1 : row + 1] = 0
     for column in (3, 9):
-        expected[..., column - 1 : column + 1] = 30
-    expected[..., 5:7] = 103
-    np.testing.assert_allclose(found, expected)
+        expected[..., column - 1 : column + 1] = 0
+    expected[..., 5:7] = 100
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_where_nothing_is_known_beside_a_face_the_map_has_the_whole_jump():
+    values = ramp()
+    values[..., :2] = np.nan
+    values[..., 4:] = np.nan  # known are the two voxels at the face x = 3
+    values[..., 3] += 7
+    found = np.asarray(seam_map(lazy(values), GRID))
+    np.testing.assert_allclose(found[0, 0, 2:4], 10)
+    assert np.isnan(found[0, 0, [*range(2), *range(4, 12)]]).all()
 
 
 def test_a_part_of_the_map_is_that_part_of_the_whole():

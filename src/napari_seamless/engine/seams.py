@@ -121,7 +121,7 @@ def _mean_jump(volume: LazyArray | NDArray[Any], axis: int, places: NDArray[np.i
 
 
 def seam_map(volume: LazyArray, grid: PatchGrid) -> LazyArray:
-    """Return the jumps of a prediction at the faces of patches, computed where they are looked at.
+    """Return by how much a prediction jumps more at faces than beside them, where it is looked at.
 
     Parameters
     ----------
@@ -133,35 +133,65 @@ def seam_map(volume: LazyArray, grid: PatchGrid) -> LazyArray:
     Returns
     -------
     LazyArray of float32, shape (Z, Y, X)
-        The largest jump, over channels and axes, to the voxel on the other side of a face; NaN
-        away from faces, and where nothing is known.
+        The largest value over channels and axes; NaN away from faces, and where nothing is known.
+
+    Notes
+    -----
+    On both sides of a face: the jump across it less the mean of the jumps one voxel before it and
+    one after it, along the same axis. So what changes everywhere, as across the edge of an object
+    or from plane to plane, is no seam.
     """
     faces = faces_of(grid)
 
     def read(ranges: Ranges) -> NDArray[np.float32]:
         box = Box.of(ranges)
-        wide = Box(
-            tuple(start - 1 for start in box.start),  # type: ignore[arg-type]
-            tuple(stop + 1 for stop in box.stop),  # type: ignore[arg-type]
-        ).intersection(Box.of_shape(grid.shape))
+        wide = _widened(box, 2).intersection(Box.of_shape(grid.shape))
         values = np.asarray(volume[(slice(None), *wide.slices)])
-        jumps = np.full(wide.shape, np.nan, np.float32)
+        excess = np.full(wide.shape, np.nan, np.float32)
         for axis, places in enumerate(faces):
-            _mark(jumps, values, axis, places - wide.start[axis])
-        return jumps[box.within(wide)]
+            _mark(excess, values, axis, places - wide.start[axis])
+        return excess[box.within(wide)]
 
     return LazyArray(grid.shape, np.float32, read)
 
 
+def _widened(box: Box, by: int) -> Box:
+    z, y, x = (start - by for start in box.start)
+    z_stop, y_stop, x_stop = (stop + by for stop in box.stop)
+    return Box((z, y, x), (z_stop, y_stop, x_stop))
+
+
 def _mark(
-    jumps: NDArray[np.float32], values: NDArray[Any], axis: int, places: NDArray[np.intp]
+    excess: NDArray[np.float32], values: NDArray[Any], axis: int, places: NDArray[np.intp]
 ) -> None:
-    """Put the jumps across an axis on both sides of the faces, where larger than what is there."""
-    inside = places[(places > 0) & (places < jumps.shape[axis])]
+    """Put what is at faces across an axis on both sides of them, where more than what is there."""
+    length = excess.shape[axis]
+    inside = places[(places > 0) & (places < length)]
     if not len(inside):
         return
-    before = np.take(values, inside - 1, 1 + axis)
-    jump = np.fmax.reduce(np.abs(np.take(values, inside, 1 + axis) - before), axis=0)
+    jumps = np.abs(np.diff(values, axis=1 + axis))  # jump `i` is between voxels `i` and `i + 1`
+    beside = [_taken(jumps, axis, inside + by) for by in (-2, 0)]
+    total, known = (np.sum([each(side) for side in beside], axis=0) for each in (_zeroed, _known))
+    usual = total / np.maximum(known, 1)
+    jump = np.fmax.reduce(_taken(jumps, axis, inside - 1) - usual, axis=0)
     for side in (inside - 1, inside):
         key: Sequence[Any] = [slice(None)] * axis + [side]
-        jumps[tuple(key)] = np.fmax(jumps[tuple(key)], jump)
+        excess[tuple(key)] = np.fmax(excess[tuple(key)], jump)
+
+
+def _taken(jumps: NDArray[Any], axis: int, places: NDArray[np.intp]) -> NDArray[Any]:
+    """Return the jumps at some places along an axis; NaN beyond its ends."""
+    length = jumps.shape[1 + axis]
+    taken = np.take(jumps, places.clip(0, length - 1), 1 + axis)
+    beyond = np.flatnonzero((places < 0) | (places >= length))
+    taken[(slice(None),) * (1 + axis) + (beyond,)] = np.nan
+    return taken
+
+
+def _zeroed(values: NDArray[Any]) -> NDArray[Any]:
+    return np.where(np.isnan(values), 0, values)
+
+
+def _known(values: NDArray[Any]) -> NDArray[np.bool_]:
+    known: NDArray[np.bool_] = ~np.isnan(values)
+    return known
