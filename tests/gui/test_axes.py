@@ -5,9 +5,9 @@ import pytest
 from napari.layers import Image
 
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.gui.axes import axes_named, axes_of, axes_of_prediction
-from napari_seamless.gui.last_region import LastRegion
-from napari_seamless.gui.series import stacked, with_axes
+from napari_seamless.gui.runs.last_region import LastRegion
+from napari_seamless.gui.space.axes import axes_named, axes_of, axes_of_prediction
+from napari_seamless.gui.space.series import stacked, with_axes
 
 
 @pytest.mark.parametrize(

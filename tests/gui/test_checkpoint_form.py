@@ -8,7 +8,7 @@ import torch
 from qtpy.QtCore import QSettings
 
 import networks
-from napari_seamless.gui.recent import RecentCheckpoints
+from napari_seamless.gui.presets.recent import RecentCheckpoints
 
 
 @pytest.fixture
@@ -48,10 +48,11 @@ def test_settings_of_the_file_fill_the_form_and_are_marked(session, checkpoint_o
     assert widget.patch_size.value == (6, 20, 24)
     assert (widget.activation.value, widget.normalization.value) == ("tanh", "zscore")
     assert widget.tta.value == "flip:y"  # not among the usual choices
-    marked = [field.name for field in widget if label_of(field).endswith("(file)")]
-    marked.remove("others")  # settings without a field
-    assert not widget.others.visible
-    assert marked == ["patch_size", "activation", "normalization", "tta"]
+    marked = {
+        name for name, field in widget.fields_by_name().items() if field.label.endswith("(file)")
+    }
+    assert not widget.others.visible  # settings without a field
+    assert marked == {"patch_size", "activation", "normalization", "tta"}
 
     widget.activation.value = "none"
     assert not label_of(widget.activation).endswith("(file)")
@@ -69,22 +70,23 @@ def test_what_the_user_sets_is_left_alone_and_what_has_no_field_is_used(session,
         "patch_size": [6, 20, 24],
         "normalization": "fixed",
         "mean_std": [1.5, 0.5],
-        "halo": [1, 2, 2],
+        "intensity_scale": 2.0,
     }
     widget.arguments.value = json.dumps(describe_known)
     session.wait_for(lambda: widget.status.value == "Ready")
     config = widget.plan().config
     assert config.patch_size == (4, 16, 16)
-    assert (config.normalization, config.mean_std, config.halo) == ("fixed", (1.5, 0.5), (1, 2, 2))
+    assert (config.normalization, config.mean_std) == ("fixed", (1.5, 0.5))
+    assert config.intensity_scale == 2
 
     widget.normalization.value = "none"
     config = widget.plan().config
-    assert (config.mean_std, config.halo) == (None, (1, 2, 2))
+    assert (config.mean_std, config.intensity_scale) == (None, 2)
 
-    assert "halo [1, 2, 2]" in widget.others.value
+    assert "intensity_scale 2.0" in widget.others.value
     widget.checkpoint.value = checkpoint_of(networks.Ramp)
     config = widget.plan().config
-    assert config.halo == (0, 0, 0)
+    assert config.intensity_scale is None
     assert not widget.others.visible
     assert "fixed" not in widget.normalization.choices
 

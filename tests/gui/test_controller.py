@@ -1,142 +1,25 @@
 """The controller alone: a fake form, a viewer model without a window, and no threads."""
 
 from dataclasses import replace
-from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-from napari.components import ViewerModel
 from napari.layers import Image, Labels
-from napari.utils import progress
 
 import networks
-from napari_seamless.engine.config import InferenceConfig
+from gui_fakes import CONFIG, staged
 from napari_seamless.engine.errors import ConfigError
-from napari_seamless.gui.controller import Controller
-from napari_seamless.gui.opening import Choice
-from napari_seamless.gui.request import Plan, Request
-from napari_seamless.gui.worker import Ended
+from napari_seamless.gui.checkpoint.opening import Choice
+from napari_seamless.gui.runs.request import Plan, Request
+from napari_seamless.gui.runs.worker import Ended
 
 pytestmark = pytest.mark.usefixtures("qapp")  # the throttles need Qt's timers
-
-
-CONFIG = InferenceConfig(patch_size=(4, 16, 16), batch_size=4, device="cpu")
-
-
-class FakeForm:
-    """Remembers what it was told."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self.refusal: Exception | None = None
-        self.overlays: set[str] = set()
-        self.states: list[str] = []
-        self.said: list[tuple[str, bool]] = []
-        self.where: Path | None = None
-        self.labels: Labels | None = None
-        self.scores: list[dict[str, float]] = []
-        self.forecasts: list[str] = []
-        self.started = 0
-        self.progress: list[tuple[int, int]] = []
-
-    def chosen_labels(self) -> Labels | None:
-        return self.labels
-
-    def show_scores(self, scores, of: str = "") -> None:
-        self.scores.append(dict(scores))
-        self.scored_what = of
-
-    def request(self) -> Request:
-        if self.refusal:
-            raise self.refusal
-        return self._request
-
-    def ask_for(self, request: Request) -> None:
-        self._request = request
-
-    def plan(self):
-        return self._request.plan
-
-    def show_forecast(self, text: str) -> None:
-        self.forecasts.append(text)
-
-    def run_started(self) -> None:
-        self.started += 1
-
-    def wanted_overlays(self) -> set[str]:
-        return self.overlays
-
-    def overlay_removed(self, name: str) -> None:
-        self.overlays.discard(name)
-
-    def ask_where(self, suggestion: str) -> Path | None:
-        return self.where
-
-    def set_state(self, state: str) -> None:
-        self.states.append(state)
-
-    def set_progress(self, done: int, total: int) -> None:
-        self.progress.append((done, total))
-
-    def say(self, text: str, problem: bool = False) -> None:
-        self.said.append((text, problem))
-
-
-class Background:
-    """Stands for the thread: holds a stream's messages until the test delivers them."""
-
-    def __init__(self) -> None:
-        self.streams = []
-
-    def start(self, stream, receive) -> None:
-        self.streams.append((stream.messages(), receive))
-
-    def deliver(self, count: int, run: int = -1) -> None:
-        messages, receive = self.streams[run]
-        for message in islice(messages, count):
-            receive(message)
-
-    def deliver_all(self, run: int = -1) -> None:
-        messages, receive = self.streams[run]
-        for message in messages:
-            receive(message)
-
-
-class Stage(NamedTuple):
-    controller: Controller
-    form: FakeForm
-    viewer: ViewerModel
-    background: Background
 
 
 @pytest.fixture
 def stage(checkpoint_of, volume):
     """A controller, its form, viewer and background."""
-    viewer = ViewerModel()
-    image = viewer.add_layer(Image(volume, name="volume", scale=(3, 1, 1)))
-    form = FakeForm(
-        Request(Plan(image, CONFIG), Choice(checkpoint_of(networks.Doubled), "networks:Doubled"))
-    )
-    background = Background()
-
-    def at_once(task, done) -> None:
-        done(task())
-
-    def telling_at_once(job, told, done) -> None:
-        done(job(told))
-
-    controller = Controller(
-        viewer,
-        form,
-        start=background.start,
-        start_task=at_once,
-        start_telling=telling_at_once,
-    )
-    yield Stage(controller, form, viewer, background)
-    controller.close()
-    assert not progress._all_instances
+    yield from staged(checkpoint_of, volume)
 
 
 def test_a_run_makes_one_layer_and_ends_idle(stage, volume):
@@ -349,8 +232,8 @@ def test_the_grid_of_a_network_that_crops_is_shown_from_its_first_batch_on(stage
     coverage = np.asarray(viewer.layers["coverage"].data)
     assert coverage.shape == before == volume.shape
     assert coverage.min() == 1  # of the cores, which lie side by side at least
-    np.testing.assert_array_equal(coverage, controller._view.run.coverage[0])
-    assert layer.metadata["napari-seamless"]["total"] == controller._view.run.total
+    np.testing.assert_array_equal(coverage, controller.current.run.coverage[0])
+    assert layer.metadata["napari-seamless"]["total"] == controller.current.run.total
 
 
 class Exports:
@@ -371,7 +254,7 @@ class Exports:
 def exports(stage):
     """The stage's exports wait until they are told to go on."""
     exports = Exports()
-    stage.controller._exporter._start = exports.start
+    stage.controller._exports._exporter._start = exports.start
     return exports
 
 
@@ -575,7 +458,7 @@ def test_a_patch_that_cannot_be_read_is_named_at_the_end(stage, volume):
 
 def test_a_prediction_too_large_for_3d_is_not_read_there(stage, volume, monkeypatch):
     controller, form, viewer, background = stage
-    monkeypatch.setattr("napari_seamless.gui.view.LARGEST_IN_3D", 1000)
+    monkeypatch.setattr("napari_seamless.gui.space.view.LARGEST_IN_3D", 1000)
     form.overlays = {"weights"}
     controller.update_overlays()
     controller.run()

@@ -302,15 +302,15 @@ def test_scores_against_a_labels_layer_are_shown(session_over, checkpoint_of, vo
     session = session_over(volume)
     truth = session.viewer.add_labels((volume > 1.25).astype(int), name="truth")
     session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
-    assert not session.widget.scores.visible
+    assert session.widget.scores.native.isHidden()
     session.widget.truth.value = truth
     with session.qtbot.waitSignal(session.widget.controller.scored, timeout=15_000):
         session.press("run_button")
 
-    assert session.widget.scores.visible
+    assert not session.widget.scores.native.isHidden()
     share = np.mean(volume > 1.25)  # everything is predicted above 0.5
     assert f"<td>precision</td><td style='padding-left: 24px'>{share:.3f}</td>" in (
         session.widget.scores.value
     )
     session.widget.truth.value = None
-    assert not session.widget.scores.visible
+    assert session.widget.scores.native.isHidden()

@@ -8,8 +8,8 @@ import torch
 
 import networks
 from napari_seamless.engine.errors import ConfigError
-from napari_seamless.gui.opening import Choice, Opener, Reading
-from napari_seamless.gui.reader import Reader
+from napari_seamless.gui.checkpoint.opening import Choice, Opener, Reading
+from napari_seamless.gui.checkpoint.reader import Reader
 
 pytestmark = pytest.mark.usefixtures("qapp")  # what waits for typing needs Qt's timers
 

@@ -8,20 +8,27 @@ import pytest
 
 import networks
 
-INPUTS = ["image", "checkpoint", "patch_size", "overlap", "blending", "batch_size", "device"]
-VALUES = ["activation", "normalization", "tta", "output", "start_anew", "mask", "level"]
-FOLDED = [
-    "output_dtype",
-    "memory",
-    "skip_constant",
-    "on_error",
-    "cluster",
-    "workers",
-    "scheduler",
-    "time_points",
+CONTRACT = [
+    *("image", "checkpoint", "patch_size", "overlap", "blending", "batch_size", "device"),
+    *("activation", "normalization", "tta", "show_weights", "show_coverage", "show_grid"),
+    *("run_button", "pause_button", "cancel_button", "export_button"),
 ]
-BUTTONS = ["run_button", "pause_button", "cancel_button", "export_button"]
-NAMES = [*INPUTS, *VALUES, *FOLDED, *BUTTONS, "show_weights", "show_coverage", "show_grid"]
+OTHERS = [
+    *("output", "start_anew", "output_dtype", "labelling", "threshold", "fill_value"),
+    *("output_scale", "memory", "cluster", "workers", "scheduler", "mask", "level", "scope"),
+    *("scope_shapes", "region", "time_points", "skip_constant", "padding", "on_error", "halo"),
+    *("grid", "head", "planes", "disagreement", "truth", "follow_view", "preview", "status"),
+]
+NAMES = [*CONTRACT, *OTHERS]
+
+
+@pytest.fixture
+def ready(session_over, checkpoint_of, volume):
+    """A session whose form can be run."""
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    session.wait_for(lambda: session.status == "Ready")
+    return session
 
 
 def test_every_field_is_found_by_its_name(session_over, volume):
@@ -315,25 +322,25 @@ def test_workers_need_an_output_and_a_scheduler_an_address(
     session.wait_for(lambda: "Workers need an output" in session.status)
     session.widget.output.value = tmp_path / "out.zarr"
     session.wait_for(lambda: session.status == "Ready")
-    assert session.widget.request().workers == 2
+    assert session.widget.requests()[0].workers == 2
     session.widget.cluster.value = "a Dask scheduler"
     assert "tcp://" in session.status
     session.widget.scheduler.value = "tcp://10.0.0.1:8786"
-    assert session.widget.request().workers == "tcp://10.0.0.1:8786"
+    assert session.widget.requests()[0].workers == "tcp://10.0.0.1:8786"
     session.widget.cluster.value = "this process"
-    assert session.widget.request().workers is None
+    assert session.widget.requests()[0].workers is None
 
 
 def test_settings_of_the_fold_reach_the_run(session_over, checkpoint_of, volume):
     session = session_over(volume)
     session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
     session.wait_for(lambda: session.status == "Ready")
-    assert session.widget.request().memory is None
+    assert session.widget.requests()[0].memory is None
     session.widget.memory.value = 1.5
     session.widget.skip_constant.value = True
     session.widget.on_error.value = "continue"
     session.widget.output_dtype.value = "uint8"
-    request = session.widget.request()
+    (request,) = session.widget.requests()
 
     assert request.memory == 3 * 2**29
     assert request.plan.config.skip_constant
@@ -350,7 +357,7 @@ def test_a_mask_of_another_shape_is_refused(session_over, checkpoint_of, volume)
     assert not session.widget.run_button.enabled
     session.widget.mask.value = session.viewer.add_labels(np.ones(volume.shape, int), name="all")
     session.wait_for(lambda: session.status == "Ready")
-    assert session.widget.request().mask.name == "all"
+    assert session.widget.requests()[0].mask.name == "all"
 
 
 def test_time_points_are_asked_for_where_there_is_time(session_over, checkpoint_of, volume):

@@ -20,7 +20,7 @@ from napari_seamless.demo.volume import DEMO_SHAPE, demo_volume
 from napari_seamless.engine.errors import OutputError, one_line
 
 if TYPE_CHECKING:
-    from napari_seamless.gui.live_layer import LiveLayer
+    from napari_seamless.gui.runs.live_layer import LiveLayer
     from napari_seamless.gui.widget import BlendedInference
 
 SCREEN = (1600, 1000)
@@ -142,7 +142,7 @@ class _Story:
         self._viewer.close()
 
     def _export(self, live: "LiveLayer", target: Path) -> None:
-        from napari_seamless.gui.export import export_metadata, write_volume
+        from napari_seamless.gui.runs.export import export_metadata, write_volume
 
         metadata = export_metadata(live.layer)
         problem = write_volume(target, live.volume, metadata)

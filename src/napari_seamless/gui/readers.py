@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from napari_seamless.engine.errors import SourceError, one_line
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.gui.choice_dialog import Choosable, choose
-from napari_seamless.gui.live_layer import METADATA_KEY
+from napari_seamless.gui.presets.source_names import SOURCES_KEY, source_names
+from napari_seamless.gui.runs.live_layer import METADATA_KEY
 from napari_seamless.io.sources.hdf5 import SUFFIXES as HDF5
 from napari_seamless.io.sources.hdf5 import attributes_of, datasets_of, open_hdf5
 from napari_seamless.io.sources.images import Image, find_image, images_in
@@ -46,6 +47,8 @@ class Found:
         Of its layer.
     levels : sequence of callables
         Each opens one level, the finest first.
+    sources : sequence of str
+        What the command line calls each level.
     is_labels : bool
         Whether its values are names.
     facts : mapping
@@ -56,6 +59,7 @@ class Found:
 
     name: str
     levels: Sequence[Callable[[], Opened]]
+    sources: Sequence[str]
     is_labels: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     is_main: bool = True
@@ -95,6 +99,7 @@ def read_hdf5(path: str) -> list[Any]:
         Found(
             f"{file.stem} {name}",
             [partial(open_hdf5, file, name, f"{file.stem} {name}")],
+            source_names(path, name),
             is_labels=bool(facts) and name == "labels",
             facts=facts,
             is_main=name == "main" or not facts,
@@ -116,14 +121,15 @@ def read_container(path: str) -> list[Any]:
     shown = list(images) if "" in images else _chosen(path, [Choosable(each) for each in images])
     about = images[""].attributes if "" in images else None
     facts = dict((about or {}).get(METADATA_KEY, {}))
-    stem = Path(path.rstrip("/")).stem
-    return _layers(_found(stem, inside, images[inside], facts) for inside in shown)
+    return _layers(_found(path, inside, images[inside], facts) for inside in shown)
 
 
-def _found(stem: str, inside: str, image: Image, facts: Mapping[str, Any]) -> Found:
-    name = f"{stem} {inside}".strip()
-    levels = [partial(image.open, name, level) for level in range(len(image.levels))]
-    return Found(name, levels, image.is_labels, facts, is_main=not inside or not facts)
+def _found(path: str, inside: str, image: Image, facts: Mapping[str, Any]) -> Found:
+    name = f"{Path(path.rstrip('/')).stem} {inside}".strip()
+    count = len(image.levels)
+    levels = [partial(image.open, name, level) for level in range(count)]
+    sources = source_names(path, inside, count)
+    return Found(name, levels, sources, image.is_labels, facts, is_main=not inside or not facts)
 
 
 def _chosen(path: str, offered: list[Choosable]) -> list[str]:
@@ -151,9 +157,10 @@ def _layer(found: Found) -> LayerData:
     opened = [open_level() for open_level in found.levels]
     data = [_sliced(level) for level in opened]
     is_labels = found.is_labels and data[0].dtype.kind in "bui"
+    about = {METADATA_KEY: dict(found.facts)} if found.facts else {}
     arguments: dict[str, Any] = {
         "name": found.name,
-        "metadata": {METADATA_KEY: dict(found.facts)} if found.facts else {},
+        "metadata": {**about, SOURCES_KEY: list(found.sources)},
         "multiscale": len(data) > 1,
         "visible": found.is_main or is_labels,
         **_geometry(opened[0]),

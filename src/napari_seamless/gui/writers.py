@@ -10,9 +10,9 @@ from napari.utils import cancelable_progress
 
 from napari_seamless.engine.errors import OutputError, UnusableInputError, WriteError, one_line
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.gui.export import export_metadata
-from napari_seamless.gui.request import opened_layer
-from napari_seamless.gui.series import with_axes
+from napari_seamless.gui.runs.export import export_metadata
+from napari_seamless.gui.runs.request import opened_layer
+from napari_seamless.gui.space.series import with_axes
 from napari_seamless.io.export import write_arrays
 
 LayerData = tuple[Any, dict[str, Any], str]

@@ -1,0 +1,1 @@
+"""Why a voxel is as it is."""

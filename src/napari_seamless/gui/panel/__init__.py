@@ -1,0 +1,1 @@
+"""The form: its sections, fields and lines."""

@@ -1,0 +1,242 @@
+"""The parts of the form: sections that fold, folds inside them, rows, and labels of one width."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+from magicgui.widgets import ComboBox, Container, FileEdit, TupleEdit, Widget
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QIcon
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QBoxLayout,
+    QComboBox,
+    QFrame,
+    QLabel,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+PROBLEM_COLOR = "#ea5a50"
+"""A red that can be read on dark and on light."""
+SPACING = 3
+"""Pixels between fields."""
+_NUMBERS = "min-width: 30px; padding: 1px 4px;"
+_PLAIN = "text-align: left; border: none; background: transparent; padding: 2px;"
+_BOLD = (
+    "text-align: left; border: none; background: rgba(128, 128, 128, 55); padding: 4px; "
+    "font-weight: bold;"
+)
+_ENDLESS = 16_777_215
+"""Qt's largest height: no limit."""
+LARGER_FONT = 1.15
+"""napari's style has a larger font than Qt measures before a widget is shown."""
+
+
+class Panel(QCollapsible):
+    """What folds under a line; what is folded away cannot be reached with the keyboard either.
+
+    Parameters
+    ----------
+    title : str
+        The line.
+    is_open : bool
+        Whether it is open at first.
+    style : str
+        How the line looks, as in a style sheet.
+    """
+
+    def __init__(self, title: str, is_open: bool = False, style: str = _PLAIN) -> None:
+        super().__init__(title, expandedIcon=QIcon(), collapsedIcon=QIcon())
+        self._title, self._style = title, style
+        self.mark(False)
+        self.setDuration(0)
+        for widget in (self, self.content()):
+            tighten_layout(widget)
+        self.toggled.connect(self._show_state)
+        self._show_state(False)
+        if is_open:
+            self.expand()
+
+    @property
+    def title(self) -> str:
+        """The line, without the mark that says whether it is open."""
+        return self._title
+
+    @title.setter
+    def title(self, text: str) -> None:
+        self._title = text
+        self.setText(f"{'▾' if self.isExpanded() else '▸'} {text}")
+
+    def mark(self, is_marked: bool) -> None:
+        """Colour the line, so that a problem under it can be found."""
+        colour = f" color: {PROBLEM_COLOR};" if is_marked else ""
+        self.toggleButton().setStyleSheet(f"{self._style}{colour}")
+
+    def hold(self, widget: QWidget) -> None:
+        """Put a widget under the line; unlike with `addWidget`, it may grow."""
+        layout_of(self.content()).addWidget(widget)
+
+    def _show_state(self, is_open: bool) -> None:
+        self.title = self._title
+        self.content().setVisible(is_open)
+        self.content().setMaximumHeight(_ENDLESS)
+
+
+class Fold(Container):
+    """Fields under a line that folds them away.
+
+    Parameters
+    ----------
+    name, title : str
+        Its name as a widget, and its line.
+    parts : list of Widget or QWidget
+        What it holds. Fields stand beside their label; rows, folds and widgets of Qt take the
+        whole width.
+    is_open : bool
+        Whether it is open at first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        parts: list[Any],
+        is_open: bool = False,
+        style: str = _PLAIN,
+    ) -> None:
+        super().__init__(name=name, labels=False, label="")
+        self.parts = [part for part in parts if isinstance(part, Widget)]
+        self._blocks: list[Container[Any]] = []
+        self.panel = Panel(title, is_open, style)
+        for is_labelled, group in groupby(parts, key=_is_labelled):
+            for block in [self._labelled(list(group))] if is_labelled else group:
+                self.panel.hold(block.native if isinstance(block, Widget) else block)
+        tighten(self)
+        self.native.layout().addWidget(self.panel)
+
+    def _labelled(self, fields: list[Any]) -> Container:
+        block: Container[Any] = Container(widgets=fields, labels=True)
+        tighten(block)
+        self._blocks.append(block)  # keeps its Qt widget alive
+        return block
+
+    def reset_choices(self, *args: Any) -> None:
+        """Leave the choices alone: the form asks anew for those that are layers."""
+
+
+class Section(Fold):
+    """A part of the form."""
+
+    def __init__(self, name: str, title: str, parts: list[Any], is_open: bool = True) -> None:
+        super().__init__(name, title, parts, is_open, _BOLD)
+        layout_of(self.panel.content()).setContentsMargins(6, 2, 0, 6)
+
+
+def _is_labelled(part: Any) -> bool:
+    return isinstance(part, Widget) and not _is_frame(part)
+
+
+def _is_frame(part: Any) -> bool:
+    """Return whether a widget only holds others."""
+    return isinstance(part, Container) and not isinstance(part, (FileEdit, TupleEdit))
+
+
+def scrolled(widgets: Iterable[QWidget]) -> QScrollArea:
+    """Return widgets one under the other, in an area that scrolls up and down only."""
+    inside = QWidget()
+    column = QVBoxLayout(inside)
+    column.setContentsMargins(0, 0, 4, 0)
+    column.setSpacing(SPACING)
+    for widget in widgets:
+        column.addWidget(widget)
+    column.addStretch()
+    area = QScrollArea()
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setWidgetResizable(True)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+    area.setWidget(inside)
+    return area
+
+
+def row(*widgets: Widget, name: str = "") -> Container:
+    """Return widgets side by side."""
+    container: Container[Any] = Container(
+        widgets=widgets, layout="horizontal", labels=False, label="", name=name
+    )
+    tighten(container)
+    return container
+
+
+def tighten(container: Container) -> None:
+    """Take away the empty frame of a container."""
+    tighten_layout(container.native)
+
+
+def tighten_layout(widget: QWidget) -> None:
+    """Take away the empty frame of a widget of Qt."""
+    layout_of(widget).setContentsMargins(0, 0, 0, 0)
+    layout_of(widget).setSpacing(SPACING)
+
+
+def layout_of(widget: QWidget) -> QBoxLayout:
+    """Return the layout of a widget that is one above the other, or side by side."""
+    layout = widget.layout()
+    assert isinstance(layout, QBoxLayout)
+    return layout
+
+
+def walk(container: Any) -> Iterator[Any]:
+    """Yield every widget of the form: containers, what they hold, and what they fold away."""
+    for child in container:
+        yield child
+        if isinstance(child, Fold):
+            yield from walk(child.parts)
+        elif _is_frame(child):
+            yield from walk(child)
+
+
+def labels_of(form: Container) -> list[QLabel]:
+    """Return the labels beside the fields of a form."""
+    texts = {field.label for field in walk(form)} - {""}
+    return [label for label in form.native.findChildren(QLabel) if label.text() in texts]
+
+
+def label_width(form: Container) -> int:
+    """Return a width for all fields' labels, with room for what marks those from a checkpoint.
+
+    To be asked before the form is shown.
+    """
+    labels = labels_of(form)
+    mark = labels[0].fontMetrics().horizontalAdvance(" (file)")
+    return round(LARGER_FONT * mark) + widest_of(labels)
+
+
+def widest_of(labels: list[QLabel]) -> int:
+    """Return the width that labels will need once they are shown."""
+    return round(LARGER_FONT * max((label.sizeHint().width() for label in labels), default=0))
+
+
+def align_labels(form: Container, width: int) -> None:
+    """Give all labels a width; magicgui sets its own when one of them changes."""
+    for label in labels_of(form):
+        label.setMinimumWidth(width)
+
+
+def compact(form: Container) -> None:
+    """Let neither long names of layers and files nor three numbers make the form wide."""
+    for field in walk(form):
+        if isinstance(field, ComboBox):
+            field.native.setSizeAdjustPolicy(
+                QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+            )
+            field.native.setMinimumContentsLength(6)
+            field.native.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        elif isinstance(field, TupleEdit):
+            for number in field:
+                number.native.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
+                number.native.setStyleSheet(_NUMBERS)  # napari's own is as wide as with buttons

@@ -1,0 +1,1 @@
+"""Settings remembered, saved, loaded, and as a command line."""

@@ -1,0 +1,1 @@
+"""Runs in the viewer: asked for, started, shown, ended, exported."""

@@ -1,0 +1,145 @@
+"""What the viewer shows of one run: its layer, its overlays, and what is looked at."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.components import ViewerModel
+from numpy.typing import ArrayLike
+
+from napari_seamless.engine.grid import Box, Triple
+from napari_seamless.engine.lazy import LazyArray
+from napari_seamless.gui.overlays import Overlays, Subject, running
+from napari_seamless.gui.runs.live_layer import METADATA_KEY, LiveLayer
+from napari_seamless.gui.runs.request import Plan
+from napari_seamless.gui.space.geometry import level_step, place_of
+from napari_seamless.gui.space.series import stacked
+from napari_seamless.gui.space.view import scaled_down, shown_box, shown_time
+
+if TYPE_CHECKING:  # loads torch, which opening the widget must not
+    from napari_seamless.engine.events import Event
+    from napari_seamless.engine.run import Run
+
+
+def looked_at(viewer: ViewerModel, plan: Plan) -> tuple[Box | None, int]:
+    """Return what is on the screen: voxels of what is predicted, and of which volume."""
+    box = scaled_down(shown_box(viewer, plan.image), level_step(plan.image, plan.level))
+    time = shown_time(viewer, plan.image)
+    return box, plan.times.index(time) if time in plan.times else 0
+
+
+class RunView:
+    """The layers of a run.
+
+    Parameters
+    ----------
+    viewer : ViewerModel
+        Where they are.
+    overlays : Overlays
+        Kept above the prediction.
+    plan : Plan
+        What was asked for.
+    run : Run
+        The run.
+    name : str
+        Of its layer.
+
+    Attributes
+    ----------
+    subject : Subject
+        What overlays of this run are about.
+    live : LiveLayer or None
+        The prediction; None before the first batch, and once its layer is removed.
+    """
+
+    def __init__(
+        self, viewer: ViewerModel, overlays: Overlays, plan: Plan, run: "Run", name: str
+    ) -> None:
+        self._viewer, self._overlays = viewer, overlays
+        self.plan, self.run, self.name = plan, run, name
+        self._times, self._length = plan.times, plan.length  # the layer's data may be replaced
+        self.subject: Subject = running(plan, run)
+        self.live: LiveLayer | None = None
+
+    def vol_id_shown(self) -> int:
+        """Return which volume of the run is on the screen: that of the time point, or the only one.
+
+        The first one if the time point that is shown is none of the run's.
+        """
+        time = shown_time(self._viewer, self.plan.image)
+        return self._times.index(time) if time in self._times else 0
+
+    def voxel_at(self, point: ArrayLike) -> Triple | None:
+        """Return the voxel (Z, Y, X) of the prediction at a point; None beside it.
+
+        Parameters
+        ----------
+        point : array-like of float
+            In the world, along all dimensions of the viewer, as `viewer.cursor.position` is.
+        """
+        layer, place = self.plan.image, self.subject.place
+        at = np.asarray(layer.world_to_data(np.asarray(point)))[-layer.ndim :]
+        axes = [place.axes.find(letter) for letter in "ZYX"]
+        inside = place.inside(np.array([at[axis] if axis >= 0 else 0.0 for axis in axes]))
+        z, y, x = (int(each) for each in np.floor(inside + 0.5))
+        shape = self.subject.grid.shape
+        is_inside = all(0 <= i < length for i, length in zip((z, y, x), shape, strict=True))
+        return (z, y, x) if is_inside else None
+
+    def focus(self) -> None:
+        """Tell the run what is looked at; it re-orders its patches before the next batch."""
+        self.run.focus(*looked_at(self._viewer, self.plan))
+
+    def patches_shown(self) -> tuple[int, int]:
+        """Return how many patches touch what is shown, and how many of those are not settled."""
+        box, vol_id = looked_at(self._viewer, self.plan)
+        volume = self.run.volumes[vol_id]
+        seen = Box.of_shape(volume.plan.grid.shape) if box is None else volume.plan.output_box(box)
+        states = np.asarray(volume.accumulator.states)[volume.plan.grid.touching(seen)]
+        return states.size, states.size - int(np.count_nonzero(states))
+
+    def follow_plan(self) -> bool:
+        """Return whether the patches are others, now that the network's output is known."""
+        if self.subject.grid is self.run.plan.volumes[0].grid:
+            return False
+        self.subject = running(self.plan, self.run)
+        return True
+
+    def add_layer(self, first: Box) -> LiveLayer:
+        """Show the prediction; `first` is what is known of it."""
+        plan, run = self.plan, self.run
+        live = LiveLayer(
+            self._viewer,
+            place_of(plan.image, plan.level, run.plan.volumes[0]),
+            self._volume(),
+            self.name,
+            plan.config.activation,
+            first,
+            self._facts(),
+        )
+        self.live = live
+        self._overlays.raise_to_top()
+        return live
+
+    def mark(self, event: "Event") -> None:
+        """Draw again what a batch has changed."""
+        if self.live is not None:
+            self.live.mark(event.dirty, self._times[event.vol_id] if self._times else None)
+        self._overlays.mark()
+
+    def describe(self) -> None:
+        """Keep the layer's metadata true."""
+        if self.live is not None:
+            facts = {"status": self.run.status, "done": self.run.done}
+            self.live.layer.metadata[METADATA_KEY].update(facts)
+
+    def _facts(self) -> dict[str, object]:
+        facts = self.run.metadata() | {"done": self.run.done, "total": self.run.total}
+        paths = getattr(self.run, "paths", ())  # a run of the engine alone has none
+        return facts | {"output": str(paths[0].absolute())} if paths else facts
+
+    def _volume(self) -> LazyArray:
+        """Return the prediction, with time if the image has it; NaN where there is none."""
+        volumes = self.run.live
+        if not self._times:
+            return volumes[0]
+        return stacked(dict(zip(self._times, volumes, strict=True)), self._length)

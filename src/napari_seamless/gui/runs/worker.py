@@ -1,0 +1,190 @@
+"""A run on a thread worker, and every way in which it can end, as messages to the main thread."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Union
+
+import superqt.utils
+from napari.qt.threading import GeneratorWorker, create_worker
+from qtpy.QtCore import QObject
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+
+from napari_seamless.engine.errors import EndedError
+
+if TYPE_CHECKING:  # loads torch, which opening the widget must not
+    from napari_seamless.engine.events import Event
+    from napari_seamless.engine.forecast import Forecast
+    from napari_seamless.engine.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The checkpoint is loaded and everything checked; batches follow."""
+
+    run: "Run"
+
+
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """The first batches are done, so that it is known what the run will take."""
+
+    forecast: "Forecast"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing follows. Without an error the run says itself whether it is complete."""
+
+    error: Exception | None = None
+
+
+Message = Union[Opened, Foretold, "Event", Ended]
+
+
+class RunStream:
+    """Opens a run, drains it and closes it, all on the thread that iterates.
+
+    Parameters
+    ----------
+    open_run : callable
+        Loads the checkpoint and returns the run; slow, so not for the main thread.
+    name : str
+        What is predicted, as napari says it when it asks whether to close.
+    """
+
+    def __init__(self, open_run: Callable[[], "Run"], name: str = "") -> None:
+        self.name = name
+        self._open_run = open_run
+        self._run: Run | None = None
+        self._lock = threading.Lock()
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the run before its next batch, also if it is paused or not open yet."""
+        with self._lock:
+            self._cancelled = True
+            if self._run is not None:
+                self._run.cancel()
+
+    def messages(self) -> Generator[Message]:
+        """Yield `Opened`, an `Event` per batch, and `Ended` whatever happens.
+
+        `Foretold` follows the first batch, so that its picture is there while the network's pace
+        is measured.
+
+        napari's worker loses a RuntimeError that its function raises, and every failure of torch is
+        one; so an error is a message here.
+        """
+        try:
+            run = self._open()
+            with run:
+                yield Opened(run)
+                yield from islice(run, 1)
+                yield from self._foretold(run)
+                yield from run
+            ended = Ended()
+        except Exception as error:  # passed on to the user
+            ended = Ended(error)
+        yield ended
+
+    def _foretold(self, run: "Run") -> Generator[Foretold]:
+        if self._cancelled:
+            return
+        with contextlib.suppress(EndedError):  # cancelled before anybody could know
+            yield Foretold(run.forecast())
+
+    def _open(self) -> "Run":
+        run = self._open_run()
+        with self._lock:
+            self._run = run
+            if self._cancelled:
+                run.cancel()
+        return run
+
+
+class RunWorker(GeneratorWorker):
+    """A worker whose `quit`, called by napari when its window closes, cancels the run.
+
+    The worker itself is left to finish: aborted, it would not close the run.
+    """
+
+    def __init__(self, function: Callable[..., Any], stream: RunStream) -> None:
+        super().__init__(function)
+        self._stream = stream
+
+    def quit(self) -> None:
+        """Cancel the run; the worker ends with it."""
+        self._stream.cancel()
+
+
+class Named(partial[Any]):
+    """A function of which napari says what it does, when it asks whether to close."""
+
+    text = ""
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def named(text: str, function: Callable[..., Any], *arguments: Any) -> Named:
+    """Return a function with its arguments, called `text` where napari names what is going on."""
+    made = Named(function, *arguments)
+    made.text = text
+    return made
+
+
+Task = Callable[[], Any]
+"""Work to be done once. What goes wrong it returns, in one line: it must not raise."""
+
+
+def start_task(task: Task, done: Callable[[Any], None]) -> None:
+    """Do a task on a thread; `done` gets what it returns on the main thread.
+
+    napari does not ask before it closes while one goes on: nothing is lost with it.
+    """
+    worker = superqt.utils.create_worker(task, _start_thread=False)
+    worker.returned.connect(done)
+    worker.start()
+
+
+Tell = Callable[[Any], None]
+"""Passes something on to the main thread; may be called on any."""
+
+
+class _Relay(QObject):
+    """Its signal carries things from a thread to the main one."""
+
+    told = QtSignal(object)
+
+
+def start_telling(job: Callable[[Tell], Any], told: Tell, done: Tell) -> None:
+    """Do a job on a thread; the main thread gets what the job tells meanwhile, and returns.
+
+    napari asks before it closes while one goes on; `named` says what it does.
+    """
+    relay = _Relay()
+    relay.told.connect(told)
+
+    def end(result: Any) -> None:
+        relay.deleteLater()
+        done(result)
+
+    worker = create_worker(job, relay.told.emit, _start_thread=False)
+    worker.returned.connect(end)
+    worker.start()
+
+
+def start_worker(stream: RunStream, receive: Callable[[Message], None]) -> None:
+    """Drain a stream on a thread; `receive` gets its messages on the main thread."""
+    function = named(f"blended inference ({stream.name})", _messages, stream)
+    worker = create_worker(function, stream, _worker_class=RunWorker, _start_thread=False)
+    worker.yielded.connect(receive)
+    worker.start()
+
+
+def _messages(stream: RunStream) -> Generator[Message]:
+    yield from stream.messages()

@@ -1,0 +1,1 @@
+"""Where things are: axes, positions in the world, what the viewer shows."""
