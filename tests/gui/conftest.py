@@ -9,6 +9,7 @@ import torch
 from qtpy.QtCore import QSettings, QThreadPool
 
 import networks
+from napari_seamless.gui.runs import estimate
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ class Session:
         getattr(self.widget, button).native.click()
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        self.qtbot.waitUntil(condition, timeout=15_000)
+        self.qtbot.waitUntil(condition, timeout=60_000)
 
     def wait_for_batches(self, count: int) -> None:
         self.wait_for(lambda: self.live is not None and self.facts["done"] >= count)
@@ -98,8 +99,12 @@ class Session:
 
 
 @pytest.fixture
-def session_over(make_napari_viewer, qtbot):
-    """Return a function: layer arguments -> a session in a shown viewer."""
+def session_over(make_napari_viewer, qtbot, monkeypatch):
+    """Return a function: layer arguments -> a session in a shown viewer.
+
+    Networks are not measured while the form is at rest: the tests count their calls.
+    """
+    monkeypatch.setattr(estimate, "REST_MS", 3_600_000)
 
     def build(data, **layer) -> Session:
         viewer = make_napari_viewer(show=True)

@@ -237,7 +237,7 @@ class TestRuns:
         widget = session.widget
         widget.debug_section.panel.expand()
         assert not widget.seam_score.visible
-        widget.show_seams("seams: 1.03; 1 is none")
+        widget.say_seams("seams: 1.03; 1 is none")
         assert widget.seam_score.visible
         assert widget.seam_score.value == "seams: 1.03; 1 is none"
 

@@ -286,7 +286,7 @@ def test_another_selected_prediction_is_the_one_that_overlays_are_about(stage):
         ({}, "volume prediction"),
         ({"batch_size": 8}, "volume prediction, batch size 8"),
         ({"patch_size": (8, 16, 16)}, "volume prediction, patch size 8x16x16"),
-        ({"region": ((0, 4), (0, 9), (8, 9))}, "volume prediction, region 0:4, 0:9, 8:9"),
+        ({"region": ((0, 4), (0, 9), (8, 9))}, "volume prediction [0:4, 0:9, 8]"),
         ({"do_eval": False}, "volume prediction, do eval off"),
         (
             {"overlap": 0.25, "blending": "bump", "tta": "flip", "spread": True},

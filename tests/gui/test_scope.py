@@ -13,7 +13,6 @@ from napari_seamless.gui.space.scope import (
     SCOPES,
     VIEW,
     WHOLE,
-    ScopeFollower,
     named,
     region_of,
     scope_fields,
@@ -288,41 +287,6 @@ def test_a_region_is_one_that_the_settings_take(viewer):
     assert config.box.slices == (slice(3, 4), slice(0, 40), slice(0, 60))
     assert named("em", config) == "em prediction [3, 0:40, 0:60]"
     assert named("em", InferenceConfig(patch_size=(4, 16, 16))) == "em prediction"
-
-
-def told_by(field) -> list:
-    """Return a list that grows with each value that a field says has changed."""
-    told = []
-    field.changed.connect(told.append)
-    return told
-
-
-def test_the_form_is_told_when_the_view_or_what_is_drawn_changes(viewer, qtbot):
-    over(viewer)
-    roi = viewer.add_shapes([rectangle((10, 19), (5, 14))], ndim=2)
-    scope, shapes = scope_fields(viewer)
-    follower = ScopeFollower(viewer, scope, shapes)
-    views, drawn = told_by(scope), told_by(shapes)
-
-    viewer.dims.set_point(0, 2)
-    roi.add_rectangles(rectangle((20, 29), (5, 14)))
-    qtbot.wait(300)
-    assert (views, drawn) == ([], [])  # nothing of it counts
-    scope.value = PLANE
-    for plane in (3, 4, 5):
-        viewer.dims.set_point(0, plane)
-    qtbot.waitUntil(lambda: views == [PLANE, PLANE])  # once for all of it
-    scope.value = DRAWN
-    roi.add_rectangles(rectangle((30, 39), (5, 14)))
-    qtbot.waitUntil(lambda: drawn == [roi])
-
-    follower.close()
-    roi.add_rectangles(rectangle((0, 9), (5, 14)))
-    scope.value = VIEW
-    camera_of(viewer).zoom *= 2
-    qtbot.wait(300)
-    assert drawn == [roi]
-    assert views == [PLANE, PLANE, DRAWN, VIEW]
 
 
 def test_the_field_for_shapes_is_there_only_when_it_counts(make_napari_viewer, qtbot):

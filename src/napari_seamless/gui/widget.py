@@ -160,7 +160,7 @@ class BlendedInference(Container):
         self.scores.value = f"{escape(breakable(of))}<table>{rows}</table>"
         self.scores.visible = bool(scores)
 
-    def show_seams(self, line: str) -> None:
+    def say_seams(self, line: str) -> None:
         """Show how visible the seams are; "" hides it."""
         self.seam_score.value = line
         self.seam_score.visible = bool(line)
@@ -230,6 +230,7 @@ class BlendedInference(Container):
         self._settings.marked.connect(self._align_labels)
         self._images.changed.connect(self._validate)
         self._images.changed.connect(self._controls.plan_changed)
+        self._controller.overlays.seams_scored.connect(self.say_seams)
         self.native.destroyed.connect(self._close)
         self.native_parent_changed.connect(self._close_if_removed)
 

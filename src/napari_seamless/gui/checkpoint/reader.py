@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from superqt.utils import qdebounced
 
 from napari_seamless.engine.errors import SeamlessError
+from napari_seamless.gui.checkpoint.loading import load_torch
 from napari_seamless.gui.checkpoint.opening import Choice, Opener, Reading
 from napari_seamless.gui.runs.worker import Task, start_task
 
@@ -118,6 +119,7 @@ class Reader:
 
 def _parameters(architecture: str) -> "tuple[Parameter, ...]":
     """Return what an architecture takes; nothing if there is none, which opening it says."""
+    load_torch()
     from napari_seamless.models.networks.architecture import parameters_of
 
     try:

@@ -59,6 +59,10 @@ class GridLines(Overlay):
         dims = self._viewer.dims
         return (tuple(dims.displayed), self._plane()), self._nothing()[1]
 
+    def _differs(self, before: Facts, now: Facts) -> bool:
+        """Return whether another plane is shown: patches do not change lines."""
+        return before[0] != now[0]
+
     def _width(self) -> float:
         """Return a width in voxels that is about 1/400 of the shown extent in the world.
 

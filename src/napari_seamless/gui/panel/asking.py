@@ -14,7 +14,7 @@ from napari_seamless.gui.checkpoint.checkpoint_form import CheckpointForm
 from napari_seamless.gui.checkpoint.opening import Choice, Reading
 from napari_seamless.gui.panel.file_settings import FileSettings
 from napari_seamless.gui.panel.resources_form import ResourcesForm
-from napari_seamless.gui.runs.request import Plan, Request, check_mask, source_of
+from napari_seamless.gui.runs.request import Plan, Request, check_mask, chosen_image, source_of
 from napari_seamless.gui.runs.scores import check_labels
 from napari_seamless.gui.space.axes import axes_of
 from napari_seamless.gui.space.scope import DRAWN, WHOLE, region_of, times_of
@@ -120,8 +120,7 @@ class Asking:
     def plan(self, image: Image | None) -> Plan:
         """Return what is predicted and how, or raise a SeamlessError."""
         with self._about("image"):
-            if image is None:
-                raise ConfigError("Open an image first, for example with File > Open Sample")
+            image = chosen_image(image, self._viewer.layers)
             level = int(self._field("level").value or 0) if image.multiscale else 0
             source = source_of(image, level)  # says what kind of layer cannot be predicted
         self._check_labels(image, source)

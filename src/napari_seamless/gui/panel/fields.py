@@ -224,4 +224,5 @@ def _images(viewer: "napari.viewer.Viewer") -> list[Image]:
 
 
 def _labels(viewer: "napari.viewer.Viewer") -> list[Labels]:
-    return [layer for layer in viewer.layers if isinstance(layer, Labels)]
+    labels = [layer for layer in viewer.layers if isinstance(layer, Labels)]
+    return [layer for layer in labels if OVERLAY_KEY not in layer.metadata]

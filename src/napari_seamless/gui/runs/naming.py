@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from napari_seamless.gui.runs.request import Request
+from napari_seamless.gui.space.scope import named
 
 MOST_SAID = 3
 """So many differences at most are said in a name: the layer list is narrow."""
@@ -15,7 +16,8 @@ def name_of(request: Request, others: Sequence[Request]) -> str:
     Returns
     -------
     str
-        The image, then what is not the same in all: the checkpoint, the level, the mask, settings.
+        The image and the region, then what is not the same in all: the checkpoint, the level, the
+        mask, settings.
     """
     alike = [each for each in others if each.plan.image is request.plan.image]
     mine = _facts(request)
@@ -25,7 +27,8 @@ def name_of(request: Request, others: Sequence[Request]) -> str:
         if any(_facts(other)[name][0] != value for other in alike)
     ]
     more = ["…"] if len(different) > MOST_SAID else []
-    return ", ".join([f"{request.plan.image.name} prediction", *different[:MOST_SAID], *more])
+    whole = named(request.plan.image.name, request.plan.config)
+    return ", ".join([whole, *different[:MOST_SAID], *more])
 
 
 def _facts(request: Request) -> dict[str, tuple[Any, str]]:
@@ -39,6 +42,8 @@ def _all_facts(request: Request) -> Iterator[tuple[str, tuple[Any, str]]]:
     yield "level", (plan.level, f"level {plan.level}")
     yield "mask", (mask, "no mask" if mask is None else f"in {mask.name}")
     for name, value in plan.config:
+        if name == "region":  # it is in the name already
+            continue
         yield name, (value, f"{name.replace('_', ' ')} {_said(value)}")
 
 
@@ -47,8 +52,6 @@ def _said(value: Any) -> str:
         return "default"
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, tuple) and all(isinstance(each, tuple) for each in value):
-        return ", ".join(":".join(map(str, each)) for each in value)  # spans of a region
     if isinstance(value, tuple):
         return "x".join(map(str, value))
     return str(value)

@@ -9,7 +9,6 @@ from magicgui.widgets.bases import ValueWidget
 from napari.components import ViewerModel
 from napari.layers import Image, Shapes
 from numpy.typing import NDArray
-from superqt.utils import qdebounced
 
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError
@@ -21,7 +20,6 @@ from napari_seamless.gui.space.geometry import level_step
 from napari_seamless.gui.space.view import (
     bounds_in,
     box_of,
-    camera_of,
     scaled_down,
     shown_plane,
     shown_time,
@@ -36,8 +34,6 @@ Span = tuple[int, int]
 Region = tuple[Span, Span, Span]
 """As in the settings of a run: first voxel and one past the last along (Z, Y, X)."""
 
-REST_MS = 200
-"""So long the view must be at rest before the form is told."""
 _FLAT = 1e-3
 """Voxels along an axis across which shapes lie in one plane."""
 
@@ -69,69 +65,6 @@ def scope_fields(viewer: "napari.viewer.Viewer") -> list[ValueWidget[Any]]:
     )
     scope.changed.connect(lambda chosen: setattr(shapes, "visible", chosen == DRAWN))
     return [scope, shapes]
-
-
-class ScopeFollower:
-    """Tells the form that what it asks for has changed with the view, or with what is drawn.
-
-    Then the field that says so emits `changed`, as if its value had been chosen again; when the
-    view was at rest for a moment.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        Its view is followed.
-    scope, shapes : ComboBox
-        As `scope_fields` made them.
-    """
-
-    def __init__(self, viewer: ViewerModel, scope: ComboBox, shapes: ComboBox) -> None:
-        self._scope, self._shapes = scope, shapes
-        self._layer: Shapes | None = None
-        self._tell = qdebounced(self._tell_of_view, timeout=REST_MS)
-        self._tell_drawn = qdebounced(self._tell_of_shapes, timeout=REST_MS)
-        camera, dims = camera_of(viewer).events, viewer.dims.events
-        self._events = [camera.center, camera.zoom, dims.point, dims.order, dims.ndisplay]
-        for event in self._events:
-            event.connect(self._view_moved)
-        shapes.changed.connect(self._follow_layer)
-        self._follow_layer()
-
-    def close(self) -> None:
-        """Follow nothing any more."""
-        for event in self._events:
-            event.disconnect(self._view_moved)
-        self._shapes.changed.disconnect(self._follow_layer)
-        self._let_go()
-        self._tell.cancel()
-        self._tell_drawn.cancel()
-
-    def _view_moved(self, event: Any = None) -> None:
-        if self._scope.value in (VIEW, PLANE):
-            self._tell()
-
-    def _drawn_on(self, event: Any = None) -> None:
-        if self._scope.value == DRAWN:
-            self._tell_drawn()
-
-    def _tell_of_view(self) -> None:
-        self._scope.changed.emit(self._scope.value)
-
-    def _tell_of_shapes(self) -> None:
-        self._shapes.changed.emit(self._shapes.value)
-
-    def _follow_layer(self, chosen: Any = None) -> None:
-        layer = self._shapes.value
-        if layer is not self._layer:
-            self._let_go()
-            self._layer = layer
-            if layer is not None:
-                layer.events.data.connect(self._drawn_on)
-
-    def _let_go(self) -> None:
-        if self._layer is not None:
-            self._layer.events.data.disconnect(self._drawn_on)
-        self._layer = None
 
 
 def region_of(
