@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
-from napari.utils import progress
 
 import networks
 from napari_seamless.engine.config import InferenceConfig
@@ -140,4 +139,3 @@ def staged(checkpoint_of: Callable[[type], Path], volume: np.ndarray) -> Iterato
     )
     yield Stage(controller, form, viewer, background)
     controller.close()
-    assert not progress._all_instances

@@ -5,7 +5,6 @@ import threading
 
 import numpy as np
 import pytest
-from napari.utils import progress
 from qtpy.QtCore import QThreadPool
 
 import napari_seamless as ns
@@ -91,7 +90,6 @@ def test_a_network_that_raises_ends_with_the_form_enabled_and_one_line(
     assert session.widget.patch_size.enabled
     assert not session.widget.cancel_button.enabled
     assert not session.widget.progress.visible
-    assert not progress._all_instances
     assert session.facts["status"] == "failed"
     assert np.isfinite(np.asarray(session.live.data)).any()
 
@@ -137,7 +135,6 @@ def test_closing_the_viewer_during_a_run_leaves_no_thread(
     assert len(networks.calls) <= 4
     left = {thread.name for thread in threading.enumerate() if thread.ident not in before}
     assert not [name for name in left if "seamless" in name.lower()]
-    assert not progress._all_instances
 
 
 def test_closing_the_dock_ends_its_run(session_over, checkpoint_of, volume):

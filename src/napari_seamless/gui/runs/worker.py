@@ -58,7 +58,7 @@ class RunStream:
 
     def __init__(self, open_run: Callable[[], "Run"], name: str = "") -> None:
         self.name = name
-        self._open_run = open_run
+        self._open_run: Callable[[], Run] | None = open_run
         self._run: Run | None = None
         self._lock = threading.Lock()
         self._cancelled = False
@@ -86,10 +86,17 @@ class RunStream:
                 yield from islice(run, 1)
                 yield from self._foretold(run)
                 yield from run
+            del run
             ended = Ended()
         except Exception as error:  # passed on to the user
             ended = Ended(error)
+        self._release()
         yield ended
+
+    def _release(self) -> None:
+        """Let go of the run: napari keeps its workers as long as the window is there."""
+        with self._lock:
+            self._run = self._open_run = None
 
     def _foretold(self, run: "Run") -> Generator[Foretold]:
         if self._cancelled:
@@ -98,6 +105,7 @@ class RunStream:
             yield Foretold(run.forecast())
 
     def _open(self) -> "Run":
+        assert self._open_run is not None, "a stream is drained once"
         run = self._open_run()
         with self._lock:
             self._run = run
@@ -173,7 +181,9 @@ def start_telling(job: Callable[[Tell], Any], told: Tell, done: Tell) -> None:
         relay.deleteLater()
         done(result)
 
-    worker = create_worker(job, relay.told.emit, _start_thread=False)
+    waiting = [job]  # napari keeps the function, and shall not keep what it works with
+    once = named(repr(job), lambda tell: waiting.pop()(tell))
+    worker = create_worker(once, relay.told.emit, _start_thread=False)
     worker.returned.connect(end)
     worker.start()
 
