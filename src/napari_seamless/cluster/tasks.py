@@ -18,6 +18,7 @@ from napari_seamless.engine.blocks import Cells, within
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import PredictionError, SeamlessError, one_line
 from napari_seamless.engine.grid import PatchGrid, Triple
+from napari_seamless.engine.memory import FreePages
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.pipeline import batches
 from napari_seamless.engine.predictor import Predictor
@@ -158,7 +159,7 @@ def _blend(
     for index in np.flatnonzero(mine & accumulator.waiting).tolist():
         if (prediction := place.job.first.get(int(numbers[index]))) is not None:
             accumulator.add(index, prediction)
-    failed = {}
+    failed, free_pages = {}, FreePages()
     for batch in batches(
         Schedule(grid, mine & accumulator.waiting),
         place.job.config.batch_size,
@@ -170,6 +171,7 @@ def _blend(
     ):
         if batch is None:
             continue
+        free_pages.give_back()
         if batch.predictions is not None:
             for index, prediction in zip(batch.indices, batch.predictions, strict=True):
                 accumulator.add(index, prediction)

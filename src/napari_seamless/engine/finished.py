@@ -1,6 +1,5 @@
 """Where the finished chunks of one volume are, as the accumulator and its readers see it."""
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -8,11 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seamless.engine.grid import Box, Triple
-from napari_seamless.engine.memory import give_back_free_pages
 from napari_seamless.engine.store import Store
-
-GIVE_BACK_SECONDS = 0.2
-"""How often memory that was freed goes back to the system, at most."""
 
 
 class Finished(Protocol):
@@ -89,7 +84,6 @@ class InStore:
         self._convert = convert
         self._read_back = read_back
         self._memory = memory
-        self._given_back = time.monotonic()
 
     @property
     def array(self) -> NDArray[np.float32] | None:
@@ -105,9 +99,6 @@ class InStore:
     def put(self, chunk: int | None, box: Box, values: NDArray[np.float32]) -> None:
         """Write a finished chunk; raise WriteError if that fails."""
         self._store.write(chunk, box, self._convert(values))
-        if time.monotonic() - self._given_back > GIVE_BACK_SECONDS:
-            give_back_free_pages()
-            self._given_back = time.monotonic()
 
     def read(self, box: Box, channels: slice) -> NDArray[np.float32]:
         """Return finished voxels, from memory if they are there."""

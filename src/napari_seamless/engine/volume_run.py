@@ -23,6 +23,7 @@ from napari_seamless.engine.finished import Finished, InMemory, InStore
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray, Ranges
 from napari_seamless.engine.memory import (
+    FreePages,
     Keeps,
     Needs,
     Shares,
@@ -133,6 +134,7 @@ class VolumeRun:
         self.resumed = 0
         self.spared = 0
         self._has_begun_store = False
+        self._free_pages = FreePages()
         self._config = config
         self._source = source
         self._mask = mask
@@ -378,6 +380,8 @@ class VolumeRun:
                 f"no memory for the sums of {self.plan.name}: {one_line(error)}; "
                 "predict a smaller volume, or free memory"
             ) from error
+        if self._store is not None:
+            self._free_pages.give_back()
         if not boxes:
             return Box((0, 0, 0), (0, 0, 0))
         dirty = Box.around(boxes)
