@@ -1,49 +1,191 @@
-"""Takes the pictures of the README from the real program, in the middle of a run of the demo.
+"""Takes the pictures of the documentation from the real program, in one run of the demo.
 
 xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_images.py
 """
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import imageio.v3 as imageio
 import napari
-from qtpy.QtCore import QTimer
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QPoint, QSettings, Qt
+from qtpy.QtTest import QTest
 
 from napari_seamless.demo import CHECKPOINT, PATCH_SIZE
+from napari_seamless.gui.overlays import SWITCHES
 
 IMAGES = Path(__file__).parent / "images"
-PICTURE_AT = 0.1
-"""Share of the patches after which the picture is taken: the watched plane is half done then."""
+PLANE, LATER_PLANE = 16, 22
+SETTLE_MS = 400
+"""Until everything is drawn."""
+SECTIONS = ("model", "input", "patches", "output", "debug")
+CLOSE_UP, CLOSE = 300, 0.144
+"""Pixels of the picture of one overlay, which stands in a table, and the zoom that fills it."""
+
+
+class Scene:
+    """napari with the sample and the widget, ready to run."""
+
+    def __init__(self) -> None:
+        folder = tempfile.mkdtemp()  # nothing that the widget remembers of its user
+        QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)
+        checkpoint = shutil.copy(CHECKPOINT, tempfile.gettempdir())  # a short path in the form
+        self.viewer = napari.Viewer(title="napari-seamless")
+        self.viewer.window.resize(1500, 900)
+        self.viewer.open_sample("napari-seamless", "demo")
+        self.viewer.layers.selection.active = self.viewer.layers[0]
+        self.viewer.dims.set_current_step(0, PLANE)
+        _, self.widget = self.viewer.window.add_plugin_dock_widget(
+            "napari-seamless", "Blended inference"
+        )
+        self["checkpoint"].value = checkpoint
+        self["patch_size"].value = PATCH_SIZE
+        self["disagreement"].value = True
+        self.wait_until(lambda: self["status"].value == "Ready")
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a part of the form."""
+        return self.widget[name]
+
+    def press(self, button: str) -> None:
+        """Press a button of the form."""
+        self[button].native.click()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Let the program go on until something holds."""
+        while not condition():
+            QTest.qWait(20)
+
+    def wait_for_patches(self, count: int) -> None:
+        """Let the run go on until so many patches are done."""
+        controller = self.widget.controller
+        self.wait_until(
+            lambda: controller.live is not None and controller.current.run.done >= count
+        )
+
+    def unfold(self, *names: str) -> None:
+        """Unfold these sections and fold the others."""
+        for name in SECTIONS:
+            panel = self[f"{name}_section"].panel
+            panel.expand() if name in names else panel.collapse()
+
+    def show(self, *overlays: str) -> None:
+        """Switch on these overlays and no others."""
+        for each in SWITCHES:
+            self[f"show_{each.name}"].value = each.name in overlays
+
+    def look_at(self, y: float, x: float, zoom: float) -> None:
+        """Zoom in on a voxel; a pixel of the sample is 8 nm."""
+        self.viewer.camera.center, self.viewer.camera.zoom = (8 * y, 8 * x), zoom
+
+    def save(self, name: str) -> None:
+        """Take a picture of the window."""
+        QTest.qWait(SETTLE_MS)
+        self.viewer.screenshot(str(IMAGES / name), canvas_only=False, flash=False)
+
+    def close_up(self) -> NDArray[np.uint8]:
+        """Return a picture of the middle of the canvas, (CLOSE_UP, CLOSE_UP, 3)."""
+        QTest.qWait(SETTLE_MS)
+        picture = self.viewer.screenshot(canvas_only=True, flash=False)[..., :3]
+        height, width = picture.shape[:2]
+        top, left = (height - CLOSE_UP) // 2, (width - CLOSE_UP) // 2
+        return picture[top : top + CLOSE_UP, left : left + CLOSE_UP]
 
 
 def main() -> None:
-    """Open napari, start the demo's run, take the picture and close."""
-    checkpoint = shutil.copy(CHECKPOINT, tempfile.gettempdir())  # a short path in the form
-    viewer = napari.Viewer(title="napari-seamless")
-    viewer.window.resize(1500, 900)
-    viewer.open_sample("napari-seamless", "demo")
-    viewer.dims.set_current_step(0, 16)
-    _, widget = viewer.window.add_plugin_dock_widget("napari-seamless", "Blended inference")
-    widget.checkpoint.value = checkpoint
-    widget.patch_size.value = PATCH_SIZE
+    """Go through a run, and take all pictures."""
+    IMAGES.joinpath("overlays").mkdir(parents=True, exist_ok=True)
+    scene = Scene()
+    scene.press("run_button")
+    running(scene)
+    states(scene)
+    inspector(scene)
+    overlays(scene)
+    queue(scene)
+    scene.viewer.close()
 
-    def picture(done: int, total: int) -> None:
-        if done < PICTURE_AT * total:
-            return
-        widget.controller.progressed.disconnect(picture)
-        widget.show_grid.value = True
-        QTimer.singleShot(300, finish)
 
-    def finish() -> None:
-        viewer.screenshot(str(IMAGES / "running.png"), canvas_only=False, flash=False)
-        viewer.close()
+def running(scene: Scene) -> None:
+    """The first picture of the README: the watched plane is half done."""
+    scene["show_grid"].value = True
+    scene.wait_for_patches(22)
+    scene.save("running.png")
 
-    widget.controller.progressed.connect(picture)
-    QTimer.singleShot(0, widget.run_button.native.click)
-    napari.run()
+
+def states(scene: Scene) -> None:
+    """Patches that run, after the slider was moved."""
+    scene.unfold("debug")
+    scene.show("states")
+    scene.viewer.dims.set_current_step(0, LATER_PLANE)
+    before = scene.widget.controller.current.run.done
+    scene.wait_for_patches(before + 9)
+    scene.save("states.png")
+    scene.show("order")
+    scene.look_at(128, 128, CLOSE)
+    save_close_up(scene, "order")
+
+
+def inspector(scene: Scene) -> None:
+    """A voxel that several patches reach, and one of them alone."""
+    scene.press("pause_button")
+    scene.show()
+    scene.viewer.dims.set_current_step(0, PLANE)
+    scene.look_at(165, 158, 0.62)
+    panel = scene.widget._inspector.native
+    panel.switch.setChecked(True)
+    QTest.qWait(SETTLE_MS)
+    canvas = scene.viewer.window._qt_viewer.canvas.native
+    middle = canvas.rect().center()
+    QTest.mouseMove(canvas, middle + QPoint(1, 0))
+    QTest.mouseMove(canvas, middle)
+    scene.wait_until(lambda: bool(panel.table.patches))
+    QTest.mouseClick(canvas, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, middle)
+    scene.wait_until(lambda: "…" not in panel.result.text())
+    scene.save("inspector.png")
+    panel.show_button.click()
+    scene.wait_until(lambda: f"patch {panel.chosen} window" in scene.viewer.layers)
+    scene.save("patch.png")
+    panel.hide_button.click()
+    scene.wait_until(lambda: not any("patch" in layer.name for layer in scene.viewer.layers))
+    panel.switch.setChecked(False)
+
+
+def overlays(scene: Scene) -> None:
+    """Each overlay by itself, on the plane that is half done."""
+    scene.viewer.dims.set_current_step(0, PLANE)
+    scene.look_at(128, 128, CLOSE)
+    for each in SWITCHES:
+        if each.name != "order":  # that of a run which waits is not the one it goes on with
+            scene.show(each.name)
+            save_close_up(scene, each.name)
+    scene.show()
+    scene.viewer.reset_view()
+
+
+def save_close_up(scene: Scene, name: str) -> None:
+    """Take the picture of one overlay."""
+    imageio.imwrite(IMAGES / "overlays" / f"{name}.png", scene.close_up())
+
+
+def queue(scene: Scene) -> None:
+    """Two runs that wait for the present one."""
+    scene.unfold("patches")
+    scene.press("pause_button")
+    scene["overlap"].value = 0.25
+    scene.press("run_button")
+    scene["blending"].value = "hann"
+    scene.press("run_button")
+    scene.save("queue.png")
+    for _ in range(len(scene.widget.controller.queue)):
+        scene.widget.controller.drop(0)
+    scene.press("cancel_button")
+    scene.wait_until(lambda: not scene.widget.controller.is_busy)
 
 
 if __name__ == "__main__":
-    IMAGES.mkdir(exist_ok=True)
     main()

@@ -32,6 +32,8 @@ def refusal(**settings) -> str:
         ({"overlap": "half"}, "overlap 'half' ", "[0, 1)"),
         ({"overlap": None}, "overlap None ", "[0, 1)"),
         ({"patch_size": (8, 128)}, "patch_size (8, 128) ", "three positive integers (Z, Y, X)"),
+        ({"patch_size": (8, 1 << 21, 8)}, "patch_size (8, 2097152, 8) ", "up to 1,048,576"),
+        ({"output_scale": "1/0"}, "output_scale ", "positive fractions"),
         ({"patch_size": ()}, "patch_size () ", "three positive integers (Z, Y, X)"),
         (
             {"patch_size": (1, 8, 128, 128)},

@@ -192,9 +192,7 @@ def the_run_shows_partial_planes(story, expected):
     story.wait_for(lambda: np.array_equal(np.isfinite(story.drawn), coverage > 0))
     is_final = coverage == COVERAGE
     assert is_final.any()
-    np.testing.assert_allclose(
-        story.drawn[is_final], expected[FIRST_PLANE][is_final], atol=1e-5
-    )
+    np.testing.assert_allclose(story.drawn[is_final], expected[FIRST_PLANE][is_final], atol=1e-5)
     assert np.isnan(np.asarray(story.layer.data[NEXT_PLANE])).all()
     story.picture("the first patches")
 
@@ -256,9 +254,7 @@ def weights_are_those_of_the_plane(story, layer) -> bool:
     at = NEXT_PLANE - 24  # of the patches that start at plane 24
     return bool(
         np.isclose(plane[10, 10], window[at, 10, 10], rtol=1e-5)
-        and np.isclose(
-            plane[80, 10], window[at, 80, 10] + window[at, 8, 10], rtol=1e-5
-        )
+        and np.isclose(plane[80, 10], window[at, 80, 10] + window[at, 8, 10], rtol=1e-5)
     )
 
 
@@ -295,7 +291,7 @@ def a_voxel_is_explained(story):
     camera = camera_of(story.viewer)
     camera.center, camera.zoom = (84 * 8, 84 * 8), 1.0  # where four patches overlap
     panel = story.widget._inspector.native
-    story.widget.debug_section.is_open = True
+    story.widget.debug_section.panel.expand()
     panel.switch.setChecked(True)
     story.qtbot.wait(100)
     canvas = story.viewer.window._qt_viewer.canvas.native
@@ -338,7 +334,7 @@ def the_patch_is_shown(story, panel, voxel):
     story.wait_for(lambda: all(name in story.viewer.layers for name in names))
     given, predicted, window = (story.viewer.layers[name] for name in names)
     world = story.layer.data_to_world(voxel)
-    inside = tuple(int(round(at)) for at in predicted.world_to_data(world))
+    inside = tuple(round(at) for at in predicted.world_to_data(world))
     assert float(given.data[inside]) == pytest.approx(story.raw[voxel] / 255, abs=1e-6)
     expected = ns.build_blending_matrix(PATCH_SIZE, mode="gaussian")
     assert float(window.data[inside]) == pytest.approx(expected[inside], rel=1e-5)

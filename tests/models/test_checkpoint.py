@@ -251,7 +251,10 @@ class TestRefusals:
         assert "damaged.pt is cut short or damaged (" in refusal(tmp_path / "damaged.pt")
 
     def test_no_file_and_no_checkpoint(self, tmp_path):
-        assert refusal(tmp_path / "nope.pt") == f"no such checkpoint: {tmp_path / 'nope.pt'}"
+        assert (
+            refusal(tmp_path / "nope.pt")
+            == f"no such checkpoint: {tmp_path / 'nope.pt'}; choose one that is there"
+        )
         assert refusal(tmp_path).startswith(f"checkpoint {tmp_path} is a folder, but no ")
         path = tmp_path / "net.pt"
         for content, said in {

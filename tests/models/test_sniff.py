@@ -41,7 +41,10 @@ def test_bare_pickle_is_not_loaded_to_be_recognised(checkpoint, tmp_path, kind):
 
 
 def test_no_such_file(tmp_path):
-    assert refusal(tmp_path / "nope.pt") == f"no such checkpoint: {tmp_path / 'nope.pt'}"
+    assert (
+        refusal(tmp_path / "nope.pt")
+        == f"no such checkpoint: {tmp_path / 'nope.pt'}; choose one that is there"
+    )
 
 
 def test_folder(tmp_path):

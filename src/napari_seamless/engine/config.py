@@ -17,6 +17,7 @@ from napari_seamless.engine.channels import PerChannel, parse_ranges
 from napari_seamless.engine.errors import ConfigError, one_line
 from napari_seamless.engine.fields import (
     FINEST_SCALE,
+    LARGEST,
     Margin,
     Offset,
     Overlaps,
@@ -380,7 +381,9 @@ _PRESENCE = {
     "extra_forbidden": "is not a setting; see InferenceConfig for those that are",
 }
 _ALLOWED = {
-    "patch_size": "give three positive integers (Z, Y, X), for example (8, 128, 128)",
+    "patch_size": (
+        f"give three positive integers (Z, Y, X) up to {LARGEST:,}, for example (8, 128, 128)"
+    ),
     "overlap": (
         "the overlap is a share in [0, 1), for example 0.5, or whole voxels from 2 on, "
         "for all axes or three of them (Z, Y, X)"

@@ -38,7 +38,10 @@ def _overlaps(value: Any) -> Any:
 def _fraction(value: Any) -> Fraction:
     if isinstance(value, bool):
         raise ValueError("must be a number")
-    exact = Fraction(value)
+    try:
+        exact = Fraction(value)
+    except ZeroDivisionError:
+        raise ValueError("must not be divided by 0") from None
     near = exact.limit_denominator(FINEST_SCALE)
     if near <= 0 or abs(near - exact) > 1e-6 * near:
         raise ValueError("must be a positive fraction")
@@ -74,7 +77,10 @@ def _span(span: Any) -> Any:
     return tuple(int(end) for end in span.split(":")) if isinstance(span, str) else span
 
 
-Voxels = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+LARGEST = 1 << 20
+"""Voxels of a patch along one axis, and patches of a batch, at most: no memory holds as many."""
+
+Voxels = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=LARGEST)]
 Margin = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Offset = tuple[
     Annotated[int, BeforeValidator(_whole)],

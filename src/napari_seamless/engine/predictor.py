@@ -307,6 +307,5 @@ def _modes(module: nn.Module, do_eval: bool) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Return what an error says; TorchScript puts the cause on its last line."""
     lines = str(error).strip().splitlines()
-    return (
-        lines[-1] if len(lines) > 1 and "TorchScript interpreter" in lines[0] else one_line(error)
-    )
+    is_scripted = len(lines) > 1 and "TorchScript interpreter" in lines[0]
+    return (lines[-1] if is_scripted else one_line(error)).rstrip(".")

@@ -117,7 +117,7 @@ def _is_folder(path: Path) -> bool:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        raise ModelError(f"no such checkpoint: {path}") from None
+        raise ModelError(f"no such checkpoint: {path}; choose one that is there") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"checkpoint {path} cannot be read: {one_line(error)}") from error
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):

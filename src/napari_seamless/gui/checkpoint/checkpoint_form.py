@@ -172,7 +172,7 @@ class CheckpointForm:
         paths = self._recent.paths()
         with self["recent"].changed.blocked():
             self["recent"].choices = [
-                ("choose one used before", None),
+                ("choose one …", None),
                 *((_short(path), path) for path in paths),
             ]
         self["recent"].visible = bool(paths)

@@ -138,11 +138,13 @@ class PatchLayers:
     def _do_one(self) -> None:
         if not self._steps:  # closed
             return
-        self._steps[0]()
-        if self._steps:  # it stays until it is done, so that nobody starts a second chain
-            self._steps.popleft()
-        if self._steps:
-            QTimer.singleShot(0, self._do_one)
+        try:
+            self._steps[0]()
+        finally:
+            if self._steps:  # it stays until it is done, so that nobody starts a second chain
+                self._steps.popleft()
+            if self._steps:
+                QTimer.singleShot(0, self._do_one)
 
     def _add(self, layer: Image) -> None:
         if not any(each is layer for each in self._layers):  # hidden before it was shown

@@ -214,6 +214,7 @@ def _view_of(table: PatchTable) -> QTableView:
     header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
     header.setStretchLastSection(True)
     rows = _ROWS_SHOWN * numbers.defaultSectionSize()
-    view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
     view.setFixedHeight(rows + header.sizeHint().height() + 14)
+    view.setStyleSheet("QTableView::item, QHeaderView::section { padding: 0 2px; }")
     return view

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from magicgui.widgets import CheckBox, Container, ProgressBar, PushButton
 from psygnal import Signal
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import (
     QApplication,
@@ -83,6 +84,7 @@ class Footer(Container):
         """Show the status."""
         self._status.value = text
         self._status.paint(problem)
+        self._show_lower()
 
     def show_estimate(self, text: str) -> None:
         """Show while nothing runs what a run would take; "" shows nothing."""
@@ -93,8 +95,8 @@ class Footer(Container):
         self._show_lower(forecast=text)
 
     def show_next(self, problem: str) -> None:
-        """Show during a run why the next one cannot be started; "" shows what this one takes."""
-        self._show_lower(next=f"Next run: {problem}" if problem else "")
+        """Show why the next run cannot be started, unless the status says so; "": what it takes."""
+        self._show_lower(next=problem)
 
     def add_tool(self, tool: QWidget) -> None:
         """Put a button with a menu beside the switches."""
@@ -103,10 +105,11 @@ class Footer(Container):
 
     def _show_lower(self, **texts: str) -> None:
         self._texts |= texts
-        problem = self._texts["next"] if self.is_busy else ""
+        problem = self._texts["next"]
+        is_new = bool(problem) and problem not in self._status.value
         said = self._texts["forecast" if self.is_busy else "estimate"]
-        self._forecast.value = problem or said
-        self._forecast.paint(bool(problem))
+        self._forecast.value = f"Next run: {problem}" if is_new else said
+        self._forecast.paint(is_new)
 
     def offer(self, actions: Sequence[Action]) -> None:
         """Show a button for each action; without any, take them away."""
@@ -147,6 +150,7 @@ class QueueLines(QWidget):
 
     def _line(self, index: int, name: str) -> QWidget:
         line, text, drop = QWidget(), QElidingLabel(name), QToolButton()
+        text.setElideMode(Qt.TextElideMode.ElideMiddle)  # names differ at their ends
         text.setToolTip(name)
         drop.setText("✕")
         drop.setToolTip("Do not run this")

@@ -186,9 +186,10 @@ class Session:
         self.view = RunView(self._viewer, self._overlays, plan, run, self.job.name)
         if self.can_preview:
             run.preview(self._is_preview)  # it may have been changed while it was opened
-        self._form.set_state("running")
         self._progress = RunProgress(self._form, run.total, self._say_how_far)
-        self.said.emit(f"Running {run.total:,} patches on {run.plan.device}: the first batch …")
+        if self._stream is not None and not self._stream.is_cancelled:
+            self._form.set_state("running")
+            self.said.emit(f"Running {run.total:,} patches on {run.plan.device}: the first batch …")
         self.view_moved()
         self.opened.emit()
 
@@ -230,10 +231,12 @@ class Session:
         self._stream = None
         if self._progress is not None:
             self._progress.close()
-        if self.view is not None and self.view.live is not None:
-            self.view.describe()
-            self.view.live.close()
-        self.ended.emit(ended.error)
+        try:
+            if self.view is not None and self.view.live is not None:
+                self.view.describe()
+                self.view.live.close()
+        finally:  # an error in drawing must not hold the form and the queue
+            self.ended.emit(ended.error)
 
 
 def _preview_line(shown: int, left: int) -> str:

@@ -70,6 +70,11 @@ class RunStream:
             if self._run is not None:
                 self._run.cancel()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled
+
     def messages(self) -> Generator[Message]:
         """Yield `Opened`, an `Event` per batch, and `Ended` whatever happens.
 
