@@ -10,6 +10,8 @@ import networks
 from gui_fakes import CONFIG, staged
 from napari_seamless.engine.errors import ConfigError
 from napari_seamless.gui.checkpoint.opening import Choice
+from napari_seamless.gui.overlays import OVERLAY_KEY, SWITCHES, CellState
+from napari_seamless.gui.overlays.overlays import NOT_SUMMED
 from napari_seamless.gui.runs.request import Plan, Request
 from napari_seamless.gui.runs.worker import Ended
 
@@ -20,6 +22,12 @@ pytestmark = pytest.mark.usefixtures("qapp")  # the throttles need Qt's timers
 def stage(checkpoint_of, volume):
     """A controller, its form, viewer and background."""
     yield from staged(checkpoint_of, volume)
+
+
+def ask_for(form, config) -> None:
+    """Let a form ask for other settings."""
+    request = form.request()
+    form.ask_for(replace(request, plan=replace(request.plan, config=config)))
 
 
 def test_a_run_makes_one_layer_and_ends_idle(stage, volume):
@@ -158,7 +166,7 @@ def test_an_export_that_cannot_be_written_is_said(stage, tmp_path):
 def test_overlays_lie_above_the_prediction_that_comes_after_them(stage):
     controller, form, viewer, background = stage
     form.overlays = {"grid", "coverage"}
-    controller.update_overlays()
+    controller.showing.update()
     controller.run()
     background.deliver_all()
 
@@ -460,7 +468,7 @@ def test_a_prediction_too_large_for_3d_is_not_read_there(stage, volume, monkeypa
     controller, form, viewer, background = stage
     monkeypatch.setattr("napari_seamless.gui.space.view.LARGEST_IN_3D", 1000)
     form.overlays = {"weights"}
-    controller.update_overlays()
+    controller.showing.update()
     controller.run()
     background.deliver_all()
     layers = [viewer.layers["volume prediction"], viewer.layers["blending weights"]]
@@ -472,3 +480,155 @@ def test_a_prediction_too_large_for_3d_is_not_read_there(stage, volume, monkeypa
     viewer.dims.ndisplay = 2
     shown = viewer.dims.current_step[0]
     np.testing.assert_allclose(layers[0]._slice.image.raw, 2 * volume[shown], rtol=1e-6)
+
+
+def test_overlays_and_inspector_are_about_the_new_run_though_the_last_one_is_selected(stage):
+    controller, form, viewer, background = stage
+    form.overlays = {"states"}
+    controller.showing.update()
+    controller.run()
+    background.deliver_all()
+    first = viewer.layers["volume prediction"]
+    viewer.layers.selection.active = first
+    shown = []
+    controller.run_changed.connect(shown.append)
+    controller.run()
+    background.deliver(1)
+    opened = controller.current
+    background.deliver(2)
+    running = controller.current
+    background.deliver_all()
+
+    assert opened is running is controller.current
+    assert {id(view) for view in shown} == {id(opened)}
+    assert controller.current.live.layer is viewer.layers["volume prediction [1]"]
+    assert (np.asarray(viewer.layers["patch states"].data) == CellState.DONE).any()
+
+
+def test_a_run_whose_layer_comes_up_is_shown_though_another_was_selected_before(stage):
+    controller, _, viewer, background = stage
+    controller.run()
+    background.deliver_all()
+    first = controller.current
+    controller.run()
+    background.deliver(1)
+    viewer.layers.selection.active = None
+    viewer.layers.selection.active = viewer.layers["volume prediction"]
+    assert controller.current is first
+    background.deliver(1)
+
+    assert viewer.layers.selection.active is viewer.layers["volume prediction [1]"]
+    assert controller.current.live is controller.live
+
+
+def test_the_remark_on_disagreement_goes_with_its_overlay(stage):
+    controller, form, _, background = stage
+    controller.run()
+    background.deliver(1)
+    form.overlays = {"disagreement"}
+    controller.showing.update()
+    assert form.said[-1] == (NOT_SUMMED, True)
+    assert "the next run will sum it" in NOT_SUMMED
+    form.overlays = set()
+    controller.showing.update()
+
+    line, problem = form.said[-1]
+    assert line.startswith("Running 80 patches")
+    assert NOT_SUMMED not in line
+    assert not problem
+
+
+def test_switching_an_overlay_on_before_a_run_leaves_the_others(stage):
+    controller, form, viewer, _ = stage
+    form.overlays = {"grid", "states"}
+    controller.showing.update()
+    grid, states = viewer.layers["patch grid"], viewer.layers["patch states"]
+    form.overlays = {"grid", "states", "coverage"}
+    ask_for(form, form.request().plan.config.model_copy())  # the same settings
+    controller.showing.update()
+    assert viewer.layers["patch grid"] is grid
+    assert viewer.layers["patch states"] is states
+
+    ask_for(form, CONFIG.model_copy(update={"overlap": 0.25}))
+    controller.plan_changed()
+    assert viewer.layers["patch grid"] is not grid
+
+
+def test_an_image_that_is_scaled_gets_its_overlays_anew(stage):
+    controller, form, viewer, _ = stage
+    form.overlays = {"coverage"}
+    controller.showing.update()
+    viewer.layers["volume"].scale = (7, 2, 2)
+    controller.plan_changed()
+
+    np.testing.assert_allclose(viewer.layers["coverage"].scale, (7, 2, 2))
+
+
+def test_a_plan_that_changes_often_is_drawn_once_when_it_rests(stage, qtbot):
+    controller, form, viewer, _ = stage
+    form.overlays = {"grid"}
+    controller.showing.update()
+    grid, settled = viewer.layers["patch grid"], []
+    controller.showing.plan_settled.connect(lambda: settled.append(viewer.layers["patch grid"]))
+    for overlap in (0.0, 0.1, 0.25):
+        ask_for(form, CONFIG.model_copy(update={"overlap": overlap}))
+        controller.showing.plan_edited()
+        assert viewer.layers["patch grid"] is grid
+    qtbot.waitUntil(lambda: bool(settled), timeout=10_000)
+
+    [after] = settled
+    assert after is not grid
+
+
+def test_a_plan_edited_before_closing_is_not_drawn(stage, qtbot):
+    controller, form, viewer, _ = stage
+    form.overlays = {"grid"}
+    controller.showing.plan_edited()
+    active = viewer.layers.selection.events.active
+    before = len(active.callbacks) if hasattr(active, "callbacks") else len(active)
+    controller.close()
+    after = len(active.callbacks) if hasattr(active, "callbacks") else len(active)
+    assert after == before - 1
+    qtbot.wait(500)
+
+    assert [layer.name for layer in viewer.layers] == ["volume"]
+
+
+def test_selecting_a_result_brings_its_overlays_back_after_a_field_has_changed(stage):
+    controller, form, viewer, background = stage
+    form.overlays = {"states"}
+    controller.run()
+    background.deliver_all()
+    viewer.layers.selection.active = viewer.layers["volume"]
+    controller.plan_changed()
+    states = np.asarray(viewer.layers["patch states"].data)
+    assert set(np.unique(states)) == {CellState.WAITING}
+    viewer.layers.selection.active = viewer.layers["volume prediction"]
+
+    states = np.asarray(viewer.layers["patch states"].data)
+    assert set(np.unique(states)) == {CellState.DONE}
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (2, 12, 40, 40), (2, 3, 12, 40, 40), (12, 30, 50)])
+@pytest.mark.parametrize("batches", [0, 3, 100])
+def test_overlays_go_when_the_image_gets_another_shape(stage, shape, batches):
+    controller, form, viewer, background = stage
+    form.overlays = {switch.name for switch in SWITCHES} - {"disagreement"}
+    controller.showing.update()
+    if batches:
+        controller.run()
+        background.deliver(batches)
+    assert "patch grid" in viewer.layers
+    viewer.layers["volume"].data = np.zeros(shape, np.float32)
+    kept = [layer for layer in viewer.layers if OVERLAY_KEY in layer.metadata]
+    for _ in range(2):
+        viewer.dims.set_point(0, 1)
+        viewer.dims.ndisplay = 5 - viewer.dims.ndisplay
+        controller._view_moved()
+    assert not kept
+
+    if batches:
+        background.deliver_all()
+        assert form.said[-1][0].startswith("Done: 80 patches.")
+    controller.plan_changed()
+    assert viewer.layers["coverage"].data.shape[-2:] == shape[-2:]

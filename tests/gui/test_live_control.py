@@ -239,3 +239,36 @@ def test_two_viewers_work_at_once_and_apart(session_over, checkpoint_of, volume)
     assert first.facts["status"] == "partial"
     first.viewer.close()
     assert second.status.startswith("Done")
+
+
+def test_overlays_follow_an_image_that_gets_other_data_while_the_view_moves(session, checkpoint_of):
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    for name in ("grid", "order", "coverage"):
+        session.widget[f"show_{name}"].value = True
+    image = session.viewer.layers["volume"]
+    image.data = np.ones((2, 12, 40, 60), np.float32)
+    assert [layer.name for layer in session.viewer.layers] == ["volume"]
+    for point in range(3):
+        session.viewer.dims.set_point(1, point)
+        session.qtbot.wait(60)
+    session.wait_for(lambda: len(session.viewer.layers) == 4)
+
+    assert session.viewer.layers["coverage"].data.shape == (12, 40, 60)
+    image.data = np.ones((1, 2, 3, 4, 5, 6), np.float32)
+    session.wait_for(lambda: "6" in session.status)
+    assert [layer.name for layer in session.viewer.layers] == ["volume"]
+
+
+def test_the_inspector_explains_the_plan_once_the_fields_are_at_rest(session, checkpoint_of):
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    inspector, planned = session.widget._inspector, []
+    inspector.native.switch.setChecked(True)
+    before = inspector._subject
+    assert before.grid.counts == (5, 4, 4)
+    for overlap in (0.1, 0.2, 0.0):
+        session.widget.overlap.value = overlap
+        planned.append(inspector._subject)
+    assert all(each is before for each in planned)
+    session.wait_for(lambda: inspector._subject is not before)
+
+    assert inspector._subject.grid.counts == (3, 3, 3)

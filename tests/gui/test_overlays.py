@@ -12,6 +12,7 @@ import networks
 from napari_seamless.engine.blending import weight_sum
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.grid import Box
+from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.seams import seam_score
 from napari_seamless.gui.overlays import (
     OVERLAY_KEY,
@@ -313,3 +314,32 @@ def test_the_lines_of_the_shown_plane_are_redrawn_only_when_it_changes(stage):
     stage.viewer.dims.set_point(0, 4 * 7)
     stage.overlays.view_moved()
     assert (layer.data[:, 0, 0] == 7).all()
+
+
+def test_overlays_that_are_closed_let_go_of_the_image(stage):
+    before = len(stage.image.events.data.callbacks)
+    stage.overlays.show({"grid"}, planned(stage.plan))
+    assert len(stage.image.events.data.callbacks) == before + 1
+    stage.overlays.close()
+    assert len(stage.image.events.data.callbacks) == before
+    stage.image.data = np.zeros((3, 4), np.float32)
+
+    assert "patch grid" in stage.viewer.layers  # nothing is done any more
+
+
+@pytest.mark.parametrize("error", [OSError("chunk 0.0.0 is damaged"), MemoryError("no memory")])
+def test_an_image_that_cannot_be_read_is_said_in_the_line_of_the_seams(stage, error, monkeypatch):
+    """The line is there, and the next question is answered again."""
+    with stage.run() as run:
+        for _ in run:
+            pass
+        subject = running(stage.plan, run)
+
+        def read(ranges):
+            raise error
+
+        damaged = LazyArray((1, 12, 40, 40), np.float32, read)
+        monkeypatch.setattr(type(subject), "prediction_of", lambda self, vol_id: damaged)
+
+        assert seam_line(subject) == f"seams: {error}"
+        assert seam_line(subject, is_wanted=lambda: False) == ""

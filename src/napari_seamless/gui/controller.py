@@ -1,7 +1,6 @@
 """The state of the widget's runs: what the form asks for, what the worker reports, what is shown.
 
-Form and viewer are given, so that this is tested without a screen. All methods belong to the main
-thread.
+Form and viewer are given, so that no screen is needed. All methods belong to the main thread.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +13,8 @@ from psygnal import Signal
 from napari_seamless.engine.errors import SeamlessError, one_line
 from napari_seamless.gui.checkpoint.opening import Opener
 from napari_seamless.gui.form import Form
-from napari_seamless.gui.overlays import Overlays, Subject, planned
+from napari_seamless.gui.overlays import Overlays
+from napari_seamless.gui.overlays.showing import Showing
 from napari_seamless.gui.runs.exporting import Exports
 from napari_seamless.gui.runs.following import Following
 from napari_seamless.gui.runs.live_layer import LiveLayer
@@ -69,43 +69,46 @@ class Controller:
         start_task: Callable[[Task, Callable[[Any], None]], None] = start_task,
         start_telling: Callable[..., None] = start_telling,
     ) -> None:
-        self._viewer, self._form = viewer, form
-        self._current: RunView | None = None
-        self._subject: Subject | None = None
+        self._viewer, self._form, self._line = viewer, form, ""
         self._overlays = Overlays(viewer, start_task)
         self._runs = Runs(viewer, form, self._overlays, opener or Opener(), start)
+        self._showing = Showing(form, self._overlays, lambda: self._runs.is_busy)
         self._exports = Exports(viewer, form, start_telling)
         self._status = Status(form, self._runs, self._exports)
         self._scoring = Scoring(form, start_task)
         self._following = Following(viewer)
-        commands = {
+        self._shortcuts = Shortcuts(viewer, self._commands())
+        self._connections: list[tuple[Any, Callable[..., None]]] = self._wanted_connections()
+        for signal, slot in self._connections:
+            signal.connect(slot)
+
+    def _commands(self) -> dict[str, Callable[[], None]]:
+        return {
             "run": self.run,
             "pause": self.toggle_pause,
             "preview": lambda: self.set_preview(not self._runs.is_preview),
             "cancel": self.cancel,
         }
-        self._shortcuts = Shortcuts(viewer, commands)
-        self._connections: list[tuple[Any, Callable[..., None]]] = self._wanted_connections()
-        for signal, slot in self._connections:
-            signal.connect(slot)
 
     def _wanted_connections(self) -> list[tuple[Any, Callable[..., None]]]:
         runs, exports, layers = self._runs, self._exports, self._viewer.layers
         return [
             (runs.began, self._began),
-            (runs.opened, self._show_run),
-            (runs.replanned, self._show_run),
-            (runs.progressed, lambda done, total: self.progressed.emit(done, total)),
-            (runs.said, self._status.say),
+            (runs.opened, lambda session: self._showing.show_run(session.view)),
+            (runs.replanned, lambda session: self._showing.show_run(session.view)),
+            (runs.progressed, self._progressed),
+            (runs.said, self._say),
             (runs.ended, self._ended),
             (runs.queue.changed, lambda: self.queue_changed.emit()),
             (exports.said, self._status.exporting),
             (exports.ended, self._status.exported),
             (self._scoring.scored, lambda scores: self.scored.emit(scores)),
+            (self._showing.changed, lambda view: self.run_changed.emit(view)),
+            (self._showing.refused, self._overlays_refused),
             (self._following.moved, self._view_moved),
             (self._following.dimensions_changed, self._dimensions_changed),
             (layers.events.removed, self._layer_removed),
-            (layers.selection.events.active, self._layer_selected),
+            (layers.selection.events.active, lambda event: self._select(event.value)),
         ]
 
     @property
@@ -117,7 +120,7 @@ class Controller:
     @property
     def current(self) -> RunView | None:
         """The run that overlays are about: the newest, or the one whose layer is selected."""
-        return self._current
+        return self._showing.current
 
     @property
     def is_busy(self) -> bool:
@@ -128,6 +131,11 @@ class Controller:
     def overlays(self) -> Overlays:
         """The overlay layers."""
         return self._overlays
+
+    @property
+    def showing(self) -> Showing:
+        """What overlays and the inspector are about."""
+        return self._showing
 
     @property
     def queue(self) -> list[Job]:
@@ -181,10 +189,7 @@ class Controller:
             self._exports.cancel()
 
     def export(self) -> None:
-        """Write the active prediction layer, or else the newest, to a file the user names.
-
-        While one is written, stop that.
-        """
+        """Write the active prediction layer, or else the newest, to a file; or stop doing that."""
         self._exports.toggle(self._runs.lives)
 
     def score(self) -> None:
@@ -194,29 +199,16 @@ class Controller:
         else:
             self._scoring.score(self.live)
 
-    def update_overlays(self) -> None:
-        """Show the overlays that are switched on, of the run or of the one being planned."""
-        wanted = self._form.wanted_overlays()
-        subject: Subject | None = None
-        try:
-            if wanted:
-                subject = self._subject or planned(self._form.plan())
-        except SeamlessError as error:
-            self._status.refuse(one_line(error))
-        if problems := self._overlays.show(wanted if subject else set(), subject):
-            self._status.refuse("\n".join(problems))
-
     def plan_changed(self) -> None:
         """Follow a changed form with the overlays, unless they show a run."""
-        if not self.is_busy:
-            self._subject = None
-            self.update_overlays()
+        self._showing.plan_changed()
 
     def close(self) -> None:
         """Stop everything: the run ends after its batch, and no slot is called again."""
         for signal, slot in self._connections:
             signal.disconnect(slot)
         self._connections = []
+        self._showing.close()
         self._shortcuts.close()
         self._following.close()
         self._overlays.close()
@@ -244,12 +236,21 @@ class Controller:
         self._form.show_forecast("")
         self._status.say(f"Opening {session.job.request.choice.path.name} …")
 
-    def _show_run(self, session: Session) -> None:
-        """Let the overlays be about a run."""
-        self._current = session.view
-        self._subject = session.view.subject if session.view is not None else None
-        self.update_overlays()
-        self.run_changed.emit(self._current)
+    def _progressed(self, done: int, total: int) -> None:
+        # its layer became active as it was added, when it was not known yet whose it is
+        self._select(self._viewer.layers.selection.active)
+        self.progressed.emit(done, total)
+
+    def _say(self, line: str) -> None:
+        self._line = line
+        self._status.say(line)
+
+    def _overlays_refused(self, line: str) -> None:
+        if line:
+            self._status.refuse(line)
+        elif self.is_busy:
+            self._status.remark("")
+            self._status.say(self._line)
 
     def _ended(self, session: Session, error: Exception | None) -> None:
         self._form.set_state("exporting" if self._exports.is_busy else "idle")
@@ -281,19 +282,18 @@ class Controller:
 
     def _view_moved(self) -> None:
         self._overlays.view_moved()
-        if self._runs.session is not None:
-            self._runs.session.view_moved()
+        session = self._runs.session
+        if session is not None and not (session.view and session.view.subject.is_outdated):
+            session.view_moved()
 
-    def _layer_selected(self, event: Any) -> None:
-        session = self._runs.session_of(event.value)
-        if session is not None and session.view is not self._current:
-            self._show_run(session)
+    def _select(self, layer: Any) -> None:
+        """Explain the run whose prediction a layer shows, if it does."""
+        if session := self._runs.session_of(layer):
+            self._showing.select(session.view)
 
     def _layer_removed(self, event: Any) -> None:
         if overlay := self._overlays.forget(event.value):
             self._form.overlay_removed(overlay)
         session = self._runs.forget(event.value)
-        if session is not None and session.view is self._current:
-            self._current = self._subject = None
-            self.run_changed.emit(None)
-            self.update_overlays()
+        if session is not None and session.view is self.current:
+            self._showing.show_run(None)

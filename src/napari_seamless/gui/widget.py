@@ -36,6 +36,7 @@ from napari_seamless.gui.presets.recent import RecentCheckpoints
 from napari_seamless.gui.runs.estimate import Estimator
 from napari_seamless.gui.runs.request import Plan, Request
 from napari_seamless.gui.runs.worker import start_task
+from napari_seamless.gui.space.opengl import delete_in_own_context
 from napari_seamless.metrics import METRIC_NAMES
 
 _WIDTH = 350
@@ -62,6 +63,7 @@ class BlendedInference(Container):
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__(labels=False)
+        delete_in_own_context()
         self._viewer = napari_viewer
         self._state: State = "idle"
         self._own_line = ""

@@ -118,7 +118,8 @@ class Order(Overlay):
 
     def _ranks(self, vol_id: int) -> NDArray[np.float32]:
         image = self._subject.place.layer
-        looked_at: Box | None = shown_box(self._viewer, image)
+        is_drawn = image.corner_pixels.shape[1] == image.ndim  # not yet if its data are new
+        looked_at: Box | None = shown_box(self._viewer, image) if is_drawn else None
         return ranks(self._subject.order(vol_id, looked_at), self._subject.grid.counts)
 
     def _facts(self) -> Facts:

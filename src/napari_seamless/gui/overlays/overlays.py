@@ -1,6 +1,7 @@
 """The overlays that are switched on, kept in step with what they are about."""
 
 from collections.abc import Callable
+from typing import Any
 
 from napari.components import ViewerModel
 from napari.layers import Layer
@@ -30,8 +31,8 @@ _MAKERS: dict[str, Callable[[ViewerModel, Subject], Overlay]] = {
     "seams": seams,
 }
 NOT_SUMMED = (
-    "Disagreement is summed while a run goes on, and was not asked for: tick it among the settings "
-    "before the run"
+    "Disagreement is summed while a run goes on, and was not asked for; with it ticked among the "
+    "settings, the next run will sum it"
 )
 
 
@@ -69,7 +70,7 @@ class Overlays:
         """
         if subject is not self._subject:
             self._clear()
-        self._subject = subject
+            self._take_up(subject)
         for name in set(self._overlays) - wanted:
             self._remove(name)
         if subject is None:
@@ -96,12 +97,16 @@ class Overlays:
 
     def refresh(self) -> None:
         """Draw what has changed of what is shown."""
+        if self._is_outdated:
+            return
         for overlay in self._overlays.values():
             overlay.refresh()
         self._ask_for_seams()
 
     def view_moved(self) -> None:
         """Follow what is looked at."""
+        if self._is_outdated:
+            return
         if self._ndisplay != self._viewer.dims.ndisplay:
             self._ndisplay = self._viewer.dims.ndisplay
             # napari (0.9.2) puts what was added in 3-D below all else in 2-D, and the other way
@@ -127,6 +132,24 @@ class Overlays:
         """Do nothing any more; the layers stay."""
         self.mark.cancel()
         self._scorer.stop()
+        self._take_up(None)
+
+    @property
+    def _is_outdated(self) -> bool:
+        return self._subject is not None and self._subject.is_outdated
+
+    def _take_up(self, subject: Subject | None) -> None:
+        """Be about something else, and notice when its image gets other data."""
+        if self._subject is not None:
+            self._subject.place.layer.events.data.disconnect(self._data_changed)
+        self._subject = subject
+        if subject is not None:
+            subject.place.layer.events.data.connect(self._data_changed)
+
+    def _data_changed(self, event: Any = None) -> None:
+        """Take away overlays that do not fit the image any more."""
+        if self._is_outdated:
+            self.show(set(), None)
 
     def _add(self, name: str, subject: Subject) -> None:
         overlay = _MAKERS[name](self._viewer, subject)

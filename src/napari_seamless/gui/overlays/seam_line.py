@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from superqt.utils import qthrottled
 
-from napari_seamless.engine.errors import EndedError, SeamlessError, one_line
+from napari_seamless.engine.errors import EndedError, one_line
 from napari_seamless.engine.lazy import LazyArray, Ranges
 from napari_seamless.engine.seams import seam_score
 from napari_seamless.gui.overlays.subject import Subject
@@ -45,7 +45,7 @@ def seam_line(
     try:
         volume = subject.prediction_of(vol_id)
         score = None if volume is None else seam_score(_while(is_wanted, volume), subject.grid)
-    except SeamlessError as error:
+    except Exception as error:  # passed on to the user
         return f"seams: {one_line(error)}" if is_wanted() else ""
     if score is None or np.isnan(score.worst):
         return "seams: none known yet"

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -67,6 +67,15 @@ class Subject(ABC):
     config: InferenceConfig
     level: int
     times: tuple[int, ...]
+    _layer_shape: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_layer_shape", tuple(self.place.layer.data.shape))
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the layer has got data of another shape, so that the patches do not fit it."""
+        return tuple(self.place.layer.data.shape) != self._layer_shape
 
     @property
     def grid(self) -> PatchGrid:

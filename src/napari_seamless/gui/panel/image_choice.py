@@ -34,6 +34,7 @@ class ImageChoice:
     def __init__(self, viewer: ViewerModel, field: Callable[[str], Any]) -> None:
         self._viewer, self._field = viewer, field
         self._shapes: Shapes | None = None
+        self._image: Image | None = None
         self._following = Following(viewer)
         self._tell_soon = qdebounced(self._tell, timeout=REST_MS)
         self._selected = viewer.layers.selection.events.changed
@@ -48,10 +49,12 @@ class ImageChoice:
         self._following.close()
         self._tell_soon.cancel()
         self._shapes_chosen(None)
+        self._watch(None)
 
     def follow(self) -> None:
         """Show what the chosen image needs."""
         image: Image | None = self._field("image").value
+        self._watch(image)
         has_time = image is not None and "T" in axes_of(image)
         levels = image.data if image is not None and image.multiscale else []
         shapes = [" x ".join(map(str, level.shape)) for level in levels]
@@ -79,6 +82,18 @@ class ImageChoice:
         self._shapes = shapes
         if shapes is not None:
             shapes.events.set_data.connect(self._tell_soon)
+
+    def _watch(self, image: Image | None) -> None:
+        """Notice when the image gets other data."""
+        if self._image is not None:
+            self._image.events.data.disconnect(self._data_changed)
+        self._image = image
+        if image is not None:
+            image.events.data.connect(self._data_changed)
+
+    def _data_changed(self, event: Any = None) -> None:
+        self.follow()
+        self._tell_soon()
 
     def _tell(self, event: Any = None) -> None:
         self.changed.emit()

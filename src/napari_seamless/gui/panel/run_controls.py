@@ -7,7 +7,8 @@ from typing import Any
 from napari_seamless.engine.errors import SeamlessError
 from napari_seamless.gui.controller import Controller
 from napari_seamless.gui.inspector.inspector import Inspector
-from napari_seamless.gui.overlays import SWITCHES, planned
+from napari_seamless.gui.overlays import SWITCHES
+from napari_seamless.gui.overlays.showing import Planner
 from napari_seamless.gui.panel.footer import Footer
 from napari_seamless.gui.runs.request import Plan
 
@@ -35,19 +36,20 @@ class RunControls:
     ) -> None:
         self._field, self._plan = field, plan
         self._controller, self._footer, self._inspector = controller, footer, inspector
+        self._planner = Planner()
         self._connect_fields()
         controller.preview_changed.connect(partial(setattr, field("preview"), "value"))
         controller.queue_changed.connect(self._show_queue)
         controller.problem.connect(self._show_details)
         controller.run_changed.connect(inspector.watch)
+        controller.showing.plan_settled.connect(self._explain_changed)
         controller.progressed.connect(inspector.refresh)
         footer.queue.dropped.connect(controller.drop)
         inspector.native.switched.connect(self._explain_plan)
 
     def plan_changed(self) -> None:
-        """Follow a changed form with the overlays and the inspector."""
-        self._controller.plan_changed()
-        self._explain_plan(self._inspector.native.switch.isChecked())
+        """Follow a changed form with the overlays and the inspector, when it is at rest."""
+        self._controller.showing.plan_edited()
 
     def _connect_fields(self) -> None:
         controller = self._controller
@@ -63,17 +65,20 @@ class RunControls:
             self._field(name).changed.connect(act)
         self._field("show_disagreement").changed.connect(self._keep_disagreement)
         for each in SWITCHES:
-            self._field(f"show_{each.name}").changed.connect(controller.update_overlays)
+            self._field(f"show_{each.name}").changed.connect(controller.showing.update)
 
     def _keep_disagreement(self, is_shown: bool) -> None:
         """Sum up in the next run what the user wants to see."""
         if is_shown:
             self._field("disagreement").value = True
 
+    def _explain_changed(self) -> None:
+        self._explain_plan(self._inspector.native.switch.isChecked())
+
     def _explain_plan(self, is_on: bool) -> None:
         """Let the inspector explain what is planned, if that can work."""
         try:
-            self._inspector.plan(planned(self._plan()) if is_on else None)
+            self._inspector.plan(self._planner.subject(self._plan()) if is_on else None)
         except SeamlessError:  # the form says it
             self._inspector.plan(None)
 

@@ -188,6 +188,8 @@ class DrawnFlat(LazyArray):
 def _corners(layer: Layer) -> NDArray[np.intp]:
     """Return the corners of what is drawn, in voxels of the full resolution."""
     corners = np.asarray(layer.corner_pixels)
+    if corners.shape[1] != layer.ndim:  # other data was put in, and is not drawn yet
+        return np.zeros((2, layer.ndim), np.intp)
     if not getattr(layer, "multiscale", False):
         return corners
     factors = np.asarray(layer.downsample_factors[layer.data_level])
