@@ -62,8 +62,6 @@ def in_viewer(viewer: Any, widget: Any, seconds: float, is_shown: bool) -> float
     widget.controller.progressed.disconnect(note)
     widget.controller.cancel()
     wait_until(lambda: not widget.controller.is_busy)
-    layer.visible = True  # drawn once more: a layer removed while hidden has crashed the next one
-    wait(0.3)
     viewer.layers.remove(layer)
     return pace(moments)
 

@@ -126,11 +126,14 @@ class RunView:
             self.live.mark(event.dirty, self._times[event.vol_id] if self._times else None)
         self._overlays.mark()
 
-    def describe(self) -> None:
-        """Keep the layer's metadata true."""
-        if self.live is not None:
-            facts = {"status": self.run.status, "done": self.run.done}
-            self.live.layer.metadata[METADATA_KEY].update(facts)
+    def describe(self, event: "Event | None" = None) -> None:
+        """Keep the layer's metadata true: as of an event that was drawn, or of the run's end."""
+        if self.live is None:
+            return
+        facts: dict[str, object] = {"status": self.run.status, "done": self.run.done}
+        if event is not None:  # the run itself may be further than what the layer knows of
+            facts = {"status": "running", "done": event.done}
+        self.live.layer.metadata[METADATA_KEY].update(facts)
 
     def _facts(self) -> dict[str, object]:
         facts = self.run.metadata() | {"done": self.run.done, "total": self.run.total}

@@ -204,8 +204,8 @@ class Session:
             return
         if view.live is None:
             self._show_first(view, event.dirty)
-        view.describe()
         view.mark(event)
+        view.describe(event)
         if self._progress is not None:
             self._progress.show_soon(event.done, event.total)
         self.progressed.emit(event.done, event.total)
