@@ -213,6 +213,8 @@ def _view_of(table: PatchTable) -> QTableView:
     numbers.setDefaultSectionSize(view.fontMetrics().height() + 6)
     header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
     header.setStretchLastSection(True)
+    for place in (1, 2):  # value and weight are what one looks for
+        header.moveSection(header.count() - 1, place)
     rows = _ROWS_SHOWN * numbers.defaultSectionSize()
     view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
     view.setFixedHeight(rows + header.sizeHint().height() + 14)
