@@ -4,18 +4,14 @@ Voxels stay in the accumulators; an event says only how far the run is and which
 widget, the command line and the tests all drain the same events.
 """
 
-import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from napari_seamless.engine.accumulator import BlendAccumulator
-from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, EndedError
 from napari_seamless.engine.events import Event
 from napari_seamless.engine.forecast import Forecast
@@ -24,8 +20,6 @@ from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.memory import resident
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.results import Volume
-from napari_seamless.engine.source import Source
-from napari_seamless.engine.store import Store
 from napari_seamless.engine.work import Work
 
 
@@ -86,34 +80,6 @@ class Run(Work):
 
     _forecast_events = 2
     """Batches that are done before a forecast."""
-
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        module: nn.Module,
-        config: InferenceConfig,
-        stores: Sequence[Store] = (),
-        provenance: Mapping[str, Any] | None = None,
-        *,
-        masks: Sequence[Source] = (),
-        identities: Sequence[Mapping[str, Any]] = (),
-        memory: int | None = None,
-    ) -> None:
-        super().__init__(
-            sources,
-            module,
-            config,
-            stores,
-            provenance,
-            masks=masks,
-            identities=identities,
-            memory=memory,
-        )
-        self._advancing = threading.Lock()
-        self._events = self._work()
-        self._peeked: deque[Event] = deque()
-        self._given = 0
-        self._raised: Exception | None = None
 
     @property
     def live(self) -> list[LazyArray]:

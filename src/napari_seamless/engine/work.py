@@ -1,5 +1,7 @@
 """The work of a run: volume by volume, batch by batch, to the end or to where it was stopped."""
 
+import threading
+from collections import deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -82,6 +84,11 @@ class Work:
         self._to_come = set(range(len(sources)))
         self._working: set[int] = set()
         self._channels: Channels | None = None
+        self._events = self._work()
+        self._advancing = threading.Lock()
+        self._peeked: deque[Event] = deque()
+        self._given = 0
+        self._raised: Exception | None = None
 
     @property
     def done(self) -> int:

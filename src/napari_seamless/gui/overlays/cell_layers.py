@@ -126,7 +126,8 @@ class Order(Overlay):
         vol_id = self._vol_id()
         if vol_id is None:
             return self._nothing()
-        return vol_id, np.nan_to_num(self._ranks(vol_id))  # NaN differs from itself
+        found = self._ranks(vol_id)
+        return vol_id, np.where(np.isnan(found), -1, found)  # to compare: NaN differs from itself
 
 
 def _levels(
