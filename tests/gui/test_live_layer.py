@@ -1,5 +1,6 @@
 """What removing the live layer does to the viewer's OpenGL context while the widget is open."""
 
+import os
 import subprocess
 import sys
 
@@ -50,13 +51,15 @@ draw()
 """
 
 
-def test_removing_a_hidden_layer_does_not_crash_the_next_frames():
+def test_removing_a_hidden_layer_does_not_crash_the_next_frames(tmp_path):
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", SCRIPT],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
+        # what the widget remembers of the user's last run would be printed too
+        env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path)},
     )
 
     assert done.returncode == 0, done.stderr
