@@ -83,7 +83,9 @@ def read_back_bytes(shape: Triple, voxel_bytes: int) -> float:
 
 
 def open_bytes(grid: PatchGrid, chunks: ChunkGrid, channels: int) -> NDArray[np.int64]:
-    """Return the bytes of sums that are open in raster order, for each (layer, row) of patches.
+    """Return the bytes of sums that are open, for each (layer, row) of patches in turn.
+
+    A last layer that is shifted back runs with the one before: it has no open bytes of its own.
 
     Notes
     -----
@@ -92,6 +94,9 @@ def open_bytes(grid: PatchGrid, chunks: ChunkGrid, channels: int) -> NDArray[np.
     the ones that rows up to j, or from j on, reach.
     """
     (z_first, z_last), (y_first, y_last) = _spans(grid, chunks, 0), _spans(grid, chunks, 1)
+    if grid.is_last_layer_shifted:
+        last = grid.counts[0] - 2
+        z_first, z_last = z_first.clip(max=last), z_last.clip(max=last)
     depths, heights = np.diff(chunks.edges[0]), np.diff(chunks.edges[1])
     layers, rows = (np.arange(count)[:, None] for count in grid.counts[:2])
     begun, going = y_first <= rows, y_last >= rows

@@ -71,6 +71,15 @@ def positions_by_rule(shape, patch_size, overlap: float) -> list[tuple[int, int,
     return [(i, j, k) for i in z for j in y for k in x]
 
 
+def as_they_run(starts: list[Any]) -> list[Any]:
+    """Starts (z, y, x) as they run: raster order, the last two layers row by row if the last is
+    shifted back."""
+    layers = sorted({start[0] for start in starts})
+    is_shifted = len(layers) > 2 and layers[-1] - layers[-2] < layers[-2] - layers[-3]
+    together = layers[-2] if is_shifted else layers[-1]
+    return sorted(starts, key=lambda start: (min(start[0], together), start[1], *start))
+
+
 def _voxels(patch_size, axis_of):
     """One coordinate array per axis, each of the shape of the patch."""
     return np.meshgrid(*(axis_of(n) for n in patch_size), indexing="ij")

@@ -1,7 +1,5 @@
 """The shares of a budget, and what they are for, against what a run really has open."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -15,6 +13,7 @@ from napari_seamless.engine.forecast import Forecast
 from napari_seamless.engine.memory import SUM_BYTES, cache_of, front_of, shares_of
 from napari_seamless.engine.readable import readable_bytes, readable_time
 from napari_seamless.engine.run import Run
+from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.engine.volume_plan import volume_plan
 from napari_seamless.engine.windows import build_window
@@ -22,7 +21,7 @@ from napari_seamless.engine.windows import build_window
 
 @properties(60)
 @given(layouts(), st.tuples(*[st.integers(1, 9)] * 3), st.integers(1, 3))
-def test_the_front_is_what_is_open_at_most_in_raster_order(layout, chunk_size, channels):
+def test_the_front_is_what_is_open_at_most_without_a_focus(layout, chunk_size, channels):
     source = ArraySource(np.zeros(layout.shape, np.float32))
     config = config_of(layout.patch_size, overlap=layout.overlap)
     grid = volume_plan(0, source, config, layout.patch_size).grid
@@ -30,7 +29,7 @@ def test_the_front_is_what_is_open_at_most_in_raster_order(layout, chunk_size, c
     window = build_window(grid.patch_size, "constant", {})
     accumulator = BlendAccumulator(grid, window, chunks=chunks)
     highest, reach = 0, {}
-    for index in range(len(grid)):
+    for index in Schedule(grid).order.tolist():
         touched = grid[index]
         for i in set(chunks.touching(touched)) - accumulator.finished:
             stop = min(touched.stop[0], chunks[i].stop[0])
@@ -44,10 +43,12 @@ def test_the_front_is_what_is_open_at_most_in_raster_order(layout, chunk_size, c
         )
     front = front_of(grid, chunks, channels)
     assert highest <= front
-    # the estimate is of whole layers: open chunks of one layer at its end are all of its row
+    # it is no more than all that a layer, or the last two together, touches
+    steps = grid.counts[0] - grid.is_last_layer_shifted
+    ends = [*(grid.starts[0] + grid.patch_size[0])[: steps - 1], grid.shape[0]]
     depth = max(
-        int(np.diff(chunks.edges[0])[first:last].sum())
-        for first, last in itertools.combinations(range(len(chunks.edges[0])), 2)
+        min(end, grid.shape[0]) - int(chunks.edges[0][chunks.edges[0] <= max(start, 0)][-1])
+        for start, end in zip(grid.starts[0], ends, strict=False)
     )
     assert front <= SUM_BYTES * channels * depth * grid.shape[1] * grid.shape[2]
 
@@ -63,6 +64,23 @@ def test_a_front_by_hand():
     # planes of the next chunk
     assert front_of(grid, ChunkGrid.regular(grid.shape, (4, 6, 5)), 1) == 6 * plane
     assert front_of(grid, ChunkGrid.regular(grid.shape, (1, 6, 5)), 3) == 3 * 4 * plane
+
+
+def test_a_front_of_several_rows_by_hand():
+    # planes: patches at 0, 3, chunks of 3; rows: patches at 0, 4, 8, chunks of 4
+    source = ArraySource(np.zeros((7, 12, 5), np.float32))
+    grid = volume_plan(0, source, config_of((4, 4, 5), overlap=(1, 0.0, 0.0)), (4, 4, 5)).grid
+    assert [starts.tolist() for starts in grid.starts] == [[0, 3], [0, 4, 8], [0]]
+    # one plane of all 12 rows waits for the second layer; the row at work has three more
+    assert front_of(grid, ChunkGrid.regular(grid.shape, (3, 4, 5)), 1) == 8 * 5 * (12 + 3 * 4)
+
+
+def test_a_last_layer_that_is_shifted_back_opens_no_whole_layer():
+    # planes: patches at 0, 4, 5; the last two share 3 of 4 planes and run row by row
+    source = ArraySource(np.zeros((9, 12, 5), np.float32))
+    grid = volume_plan(0, source, config_of((4, 4, 5), overlap=0.0), (4, 4, 5)).grid
+    assert grid.starts[0].tolist() == [0, 4, 5]
+    assert front_of(grid, ChunkGrid.regular(grid.shape, (4, 4, 5)), 1) == 8 * 5 * 5 * 4
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from engine.helpers import (
     Identity,
     Ramps,
     Recorded,
+    as_they_run,
     config_of,
     events_refocused,
     positions_by_rule,
@@ -411,7 +412,9 @@ def test_the_halo_holds_the_volume_and_outside_of_it_the_padding(padding):
     network = Identity()
     predicted(volume, network, patch_size, overlap=0, halo=halo, padding=padding)
     padded = np.pad(volume, [(h, h) for h in halo], mode=padding)
-    starts = itertools.product([0, 3, 4], [0, 2], [0, 4, 5])  # in `padded`, the halo begins there
+    starts = as_they_run(
+        [*itertools.product([0, 3, 4], [0, 2], [0, 4, 5])]
+    )  # in `padded`, the halo begins there
     assert len(network.inputs) == 18
     for start, given in zip(starts, network.inputs, strict=True):
         stops = (s + n + 2 * h for s, n, h in zip(start, patch_size, halo, strict=True))

@@ -15,6 +15,7 @@ from engine.helpers import (
     Recorded,
     RecordingSource,
     Reference,
+    as_they_run,
     assert_blended,
     config_of,
     events_refocused,
@@ -162,7 +163,7 @@ def test_what_is_left_of_a_patch_is_blended_with_a_window_of_its_size(mode):
     network = Makes(crop(margin), add_ramp)
     volume = positive_volume((1, *shape))
     reference = Reference(shape, core, mode)
-    positions = iter(positions_by_rule(shape, core, 0.5))
+    positions = iter(as_they_run(positions_by_rule(shape, core, 0.5)))
     run = run_of(network, volume, patch_size, blending=mode)
     for _ in run:
         start = next(positions)

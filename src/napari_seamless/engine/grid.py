@@ -186,6 +186,12 @@ class PatchGrid:
         z, y, x = (len(starts) for starts in self.starts)
         return z, y, x
 
+    @property
+    def is_last_layer_shifted(self) -> bool:
+        """Whether the last layer is nearer to the one before, along Z, than that to its own."""
+        gaps = np.diff(self.starts[0][-3:])
+        return len(gaps) == 2 and bool(gaps[1] < gaps[0])
+
     def __len__(self) -> int:
         z, y, x = self.counts
         return z * y * x

@@ -1,4 +1,4 @@
-"""Which patch next: raster order, and first of all what the user looks at."""
+"""Which patch next: layer after layer, and first of all what the user looks at."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ class Schedule:
     Parameters
     ----------
     grid : PatchGrid
-        The patches of the volume; without a focus they run in raster order.
+        The patches of the volume. Without a focus they run in raster order, but for the last two
+        layers: if the last is shifted back, row by row.
     waiting : bool array, shape ``grid.counts``, optional
         Which of them are to run; all by default.
 
@@ -25,7 +26,7 @@ class Schedule:
     def __init__(self, grid: PatchGrid, waiting: NDArray[np.bool_] | None = None) -> None:
         self._grid = grid
         everything = np.arange(len(grid)) if waiting is None else np.flatnonzero(waiting)
-        self._waiting: NDArray[np.intp] = everything
+        self._waiting: NDArray[np.intp] = self._in_order(everything)
         self._next = 0
         self._end = len(everything)
         self.at_work: list[int] = []
@@ -55,9 +56,9 @@ class Schedule:
         self._next -= len(indices)
 
     def focus(self, box: Box | None, is_only: bool = False) -> None:
-        """Put the patches that touch `box` first, nearest to its centre first; None: raster order.
+        """Put the patches that touch `box` first, nearest to its centre first; None: no focus.
 
-        The rest keeps raster order, so that what is finished stays compact.
+        The rest keeps its order, so that what is finished stays compact.
 
         Parameters
         ----------
@@ -66,7 +67,7 @@ class Schedule:
         is_only : bool
             Hold the rest back, until another focus.
         """
-        waiting = np.sort(self._waiting[self._next :])
+        waiting = self._in_order(np.sort(self._waiting[self._next :]))
         self._next, self._end = 0, len(waiting)
         if box is None:
             self._waiting = waiting
@@ -81,3 +82,20 @@ class Schedule:
         self._waiting = np.concatenate([waiting[near], waiting[~touches]])
         if is_only:
             self._end = len(near)
+
+    def _in_order(self, indices: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return patches, given in raster order, with the last two layers row by row.
+
+        Only where the last is shifted back: what it has in common with the one before, more than
+        others have, would otherwise be open over a whole layer::
+
+            layers   [- - - -]
+                         [- - - -]
+                           [- - - -]
+        """
+        if not self._grid.is_last_layer_shifted:
+            return indices
+        layers, rows, _ = np.unravel_index(indices, self._grid.counts)
+        first = int(np.searchsorted(layers, self._grid.counts[0] - 2))
+        in_rows = np.argsort(rows[first:], kind="stable")
+        return np.concatenate([indices[:first], indices[first:][in_rows]])
