@@ -161,9 +161,9 @@ def front_of(grid: PatchGrid, chunks: ChunkGrid, channels: int) -> int:
     """Return the most bytes of sums that are open at once in the order of `Schedule`, or more.
 
     While a layer of patches is under way, open are, over the whole section, the chunks that it has
-    in common with the layer before or with the next, whichever is more; and where it is at work, all
-    that it touches. The same holds of the rows of a layer, and of the patches of a row. Only planes
-    count that patches have reached.
+    in common with the layer before or with the next, whichever is more; and where it is at work,
+    all that it touches. The same holds of the rows of a layer, and of the patches of a row. Only
+    planes count that patches have reached.
     """
     section = grid.shape[1] * grid.shape[2]
     patch = _open_along(grid, chunks, 2, 1, 1)
