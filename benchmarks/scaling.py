@@ -16,8 +16,8 @@ from napari_seamless.engine.blocks import BlockGrid
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.geometry import Geometry
 from napari_seamless.engine.grid import PatchGrid, Triple
-from napari_seamless.engine.memory import SUM_BYTES
 from napari_seamless.engine.readable import readable_bytes, readable_time
+from napari_seamless.engine.sums import SUM_BYTES
 from napari_seamless.io.stores.pyramid import levels_of, share_of_pyramid
 from napari_seamless.io.stores.zarr_layout import ZarrLayout
 

@@ -240,3 +240,20 @@ def test_the_disagreement_can_be_looked_at_while_it_grows():
     assert np.asarray(run.disagreement[0]).max() < 1e-6
     with pytest.raises(ConfigError, match="disagreement=True"):
         _ = run_of(volume_of()).disagreement
+
+
+def test_a_new_focus_counts_for_the_order_at_once_and_that_order_is_kept():
+    run = run_of(volume_of(), overlap=0.5, batch_size=1)
+    with run:
+        for _ in range(3):
+            next(run)
+        run.focus(PLANE)
+        promised = run.order().tolist()
+        ran, before = [], np.asarray(run.volumes[0].accumulator.states) != 0
+        for _ in run:
+            now = np.asarray(run.volumes[0].accumulator.states) != 0
+            ran += np.flatnonzero(now & ~before).tolist()
+            before = now
+
+    assert ran == promised
+    assert ran != sorted(ran)

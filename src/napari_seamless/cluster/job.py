@@ -19,7 +19,7 @@ from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelCallError, PredictionError, SourceError, WriteError
 from napari_seamless.engine.finished import InStore
 from napari_seamless.engine.grid import Box, Triple
-from napari_seamless.engine.memory import cache_of
+from napari_seamless.engine.needs import cache_of
 from napari_seamless.engine.normalization import Normalizer
 from napari_seamless.engine.outputs import Channels, finisher
 from napari_seamless.engine.pipeline import Patch

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.grid import Box, PatchGrid, Triple
-from napari_seamless.engine.memory import SUM_BYTES
+from napari_seamless.engine.sums import SUM_BYTES
 
 BLOCK_BYTES = 1 << 30
 """Of sums that a block may hold; most of them are finished before the last are begun."""

@@ -95,6 +95,11 @@ class Control:
         with self._changed:
             return self._is_new(vol_id)
 
+    def focus_of(self, vol_id: int) -> Focus:
+        """Return what is asked for in a volume, taken or not."""
+        with self._changed:
+            return self._focus_of(vol_id)
+
     def take_focus(self, vol_id: int) -> Focus:
         """Return what is looked at in a volume."""
         with self._changed:

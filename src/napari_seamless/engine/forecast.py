@@ -1,11 +1,13 @@
 """What a run will take, said before it: patches, time, memory, room on the disk."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
+from napari_seamless.engine.memory import resident
+from napari_seamless.engine.needs import Needs
 from napari_seamless.engine.readable import readable_bytes, readable_time
 
 
@@ -39,6 +41,28 @@ class Forecast:
     memory: int
     scratch: int
     output: int
+
+    @classmethod
+    def of(
+        cls,
+        needs: Sequence[Needs],
+        *,
+        patches: int,
+        seconds: float,
+        skipped: int = 0,
+        resumed: int = 0,
+    ) -> Self:
+        """Return the forecast of volumes that run one after the other, of what each needs."""
+        kept = sum(each.shares.kept for each in needs)
+        return cls(
+            patches,
+            skipped,
+            resumed,
+            seconds,
+            memory=resident() + max(each.memory for each in needs) + kept,
+            scratch=max(each.scratch for each in needs),
+            output=sum(each.output for each in needs),
+        )
 
     def __str__(self) -> str:
         besides = [

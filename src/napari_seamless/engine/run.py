@@ -17,7 +17,6 @@ from napari_seamless.engine.events import Event
 from napari_seamless.engine.forecast import Forecast
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.memory import resident
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.results import Volume
 from napari_seamless.engine.work import Work
@@ -149,8 +148,16 @@ class Run(Work):
         return min(self.plan.config.batch_size, self._batched.limit or self.plan.config.batch_size)
 
     def order(self, vol_id: int = 0) -> NDArray[np.intp]:
-        """Return the patches of a volume not yet taken, in the order in which they will run."""
-        return self.volumes[vol_id].order
+        """Return the patches of a volume not yet taken, in the order in which they will run.
+
+        What was asked for with `focus` or `preview` counts at once, also while the run is paused.
+        """
+        volume = self.volumes[vol_id]
+        if not self._control.has_new_focus(vol_id):
+            return volume.order
+        focus = self._control.focus_of(vol_id)
+        box = None if focus.box is None else volume.plan.output_box(focus.box)
+        return volume.order_after(box, focus.is_only)
 
     def running(self, vol_id: int = 0) -> list[int]:
         """Return the patches of a volume that the network has now."""
@@ -199,16 +206,12 @@ class Run(Work):
         channels, left = self.channels, self.total - self.done
         needs = [volume.needs(channels, self._memory) for volume in self.volumes]
         resumed = sum(volume.resumed for volume in self.volumes)
-        return Forecast(
+        return Forecast.of(
+            needs,
             patches=self.total - self.spared,
+            seconds=left * self._pace.seconds_per_patch,
             skipped=self.spared - resumed,
             resumed=resumed,
-            seconds=left * self._pace.seconds_per_patch,
-            memory=resident()
-            + max(each.memory for each in needs)
-            + sum(each.shares.kept for each in needs),
-            scratch=max(each.scratch for each in needs),
-            output=sum(each.output for each in needs),
         )
 
     def outputs(self, vol_id: int = 0) -> dict[str, Volume]:

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from napari_seamless.engine.errors import WriteError, one_line
 from napari_seamless.engine.store import SCRATCH_PREFIX
 
+SUM_BYTES = 8
+"""Of one voxel and channel: float64."""
+
 Shape = tuple[int, ...]
 
 
@@ -236,7 +239,7 @@ def _read_into(file: FileIO, view: memoryview) -> None:
 
 
 def _size(shape: Shape) -> int:
-    return 8 * math.prod(shape)
+    return SUM_BYTES * math.prod(shape)
 
 
 def _zeros(shape: Shape) -> torch.Tensor:

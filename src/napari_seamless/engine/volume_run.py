@@ -1,6 +1,5 @@
 """One volume of a run: what is read, blended, finished, and written of it."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.blended import Finish
 from napari_seamless.engine.blending import Window
-from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
@@ -19,32 +17,21 @@ from napari_seamless.engine.errors import (
     SourceError,
     one_line,
 )
-from napari_seamless.engine.finished import Finished, InMemory, InStore
+from napari_seamless.engine.finished import Finished, InMemory
 from napari_seamless.engine.grid import Box
-from napari_seamless.engine.lazy import LazyArray, Ranges
-from napari_seamless.engine.memory import (
-    FreePages,
-    Keeps,
-    Needs,
-    Shares,
-    cache_of,
-    free_memory,
-    front_of,
-    shares_of,
-)
+from napari_seamless.engine.lazy import LazyArray
+from napari_seamless.engine.memory import FreePages, free_memory
+from napari_seamless.engine.needs import Keeps, Needs, needs_of
 from napari_seamless.engine.normalization import Normalizer, normalizer_of
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.pipeline import Batch, Patch
 from napari_seamless.engine.results import (
     LABELS,
     Volume,
-    as_predicted,
     as_saved,
-    as_stored,
     facts_of,
     outputs_of,
     part_of,
-    place_of,
     specs_of,
 )
 from napari_seamless.engine.schedule import Schedule
@@ -53,6 +40,7 @@ from napari_seamless.engine.source import Source, read_patch
 from napari_seamless.engine.store import Store
 from napari_seamless.engine.values import scale_of
 from napari_seamless.engine.volume_plan import VolumePlan
+from napari_seamless.engine.written import Written
 
 SETTINGS_OF_A_MACHINE = {"batch_size", "device", "on_error"}
 """Settings that a run may be resumed without: they do not decide the numbers."""
@@ -100,8 +88,6 @@ class VolumeRun:
         Where its patches are.
     accumulator : BlendAccumulator
         What is blended.
-    is_written : bool
-        Whether the prediction is in the store, in its place.
     failed : dict of int to SeamlessError
         Patches whose input could not be read, or that became NaN or infinity.
     skipped : bool array or None
@@ -128,19 +114,16 @@ class VolumeRun:
         finish: Finish | None,
         identity: Mapping[str, Any],
     ) -> None:
-        self.is_written = False
         self.failed: dict[int, SeamlessError] = {}
         self.skipped: NDArray[np.bool_] | None = None
         self.resumed = 0
         self.spared = 0
-        self._has_begun_store = False
         self._free_pages = FreePages()
         self._config = config
         self._source = source
         self._mask = mask
-        self._store = store
         self._finish = finish
-        self._identity = identity
+        self._written = None if store is None else Written(store, config, identity)
         self.normalizer: Normalizer | None = None
         self.schedule: Schedule | None = None
         self._channels: Channels | None = None
@@ -157,7 +140,12 @@ class VolumeRun:
     @property
     def has_store(self) -> bool:
         """Whether the prediction is written."""
-        return self._store is not None
+        return self._written is not None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the prediction is in the store, in its place."""
+        return self._written is not None and self._written.is_in_place
 
     @property
     def skipped_count(self) -> int:
@@ -215,8 +203,17 @@ class VolumeRun:
     def order(self) -> NDArray[np.intp]:
         """The patches not yet taken, in the order in which they will run."""
         if self.schedule is None:
-            return np.flatnonzero(self.accumulator.waiting)
+            return Schedule(self.plan.grid, self.accumulator.waiting).order
         return self.schedule.order
+
+    def order_after(self, focus: Box | None, is_only: bool) -> NDArray[np.intp]:
+        """Return what `order` will be once the schedule gets a focus; what was read ahead waits."""
+        waiting = self.accumulator.waiting
+        if self.schedule is not None:
+            waiting.flat[self.schedule.at_work] = False
+        schedule = Schedule(self.plan.grid, waiting)
+        schedule.focus(focus, is_only)
+        return schedule.order
 
     def prepare(self, may_go_on: Callable[[], bool]) -> None:
         """Find out what is done to the values; raise Stopped if `may_go_on` says no."""
@@ -273,14 +270,16 @@ class VolumeRun:
         shares = self.needs(channels, budget).shares
         chunks, found = None, set[int]()
         finished: Finished = InMemory(self.plan.grid.shape)
-        if self._store is None:
+        scratch = None
+        if self._written is None:
             self._check_memory(shares.kept)
         else:
-            chunks = self._store.layout(self.plan.grid)
-            found = self._begin_store(self._store, chunks, channels, facts)
+            chunks = self._written.store.layout(self.plan.grid)
+            found = self._written.begin(chunks, channels, facts)
             is_kept = shares.kept and not found
             kept = InMemory(self.plan.grid.shape) if is_kept else None
-            finished = self._in_store(self._store, channels, kept)
+            finished = self._written.finished(channels, kept)
+            scratch = self._written.store.scratch
         if shares.cache:
             cast(Keeps, self._source).keep(shares.cache)
         self.accumulator = BlendAccumulator(
@@ -291,7 +290,7 @@ class VolumeRun:
             finished=finished,
             fill=self._config.fill_value,
             budget=shares.sums,
-            scratch=None if self._store is None else self._store.scratch,
+            scratch=scratch,
             squared=lambda: channels.squared,
         )
         self._channels = channels  # from now on others may look
@@ -301,49 +300,10 @@ class VolumeRun:
         self.spared = self.resumed + int(np.count_nonzero(empty))
         self.accumulator.skip(np.flatnonzero(empty).tolist(), channels.total)
 
-    def _begin_store(
-        self, store: Store, chunks: ChunkGrid, channels: Channels, facts: Mapping[str, Any]
-    ) -> set[int]:
-        """Begin the output; return the chunks that it has. From now on it is to be ended."""
-        specs = specs_of(channels, self._config)
-        found = set(store.begin(specs, chunks, self.identity(chunks, channels), facts))
-        self._has_begun_store = True
-        return found
-
     def needs(self, channels: Channels, budget: int) -> Needs:
         """Return what the volume takes of a budget, in bytes, and beyond it."""
-        grid = self.plan.grid
-        voxels = math.prod(grid.shape)
-        prediction = 4 * channels.total * voxels
-        cache = cache_of(self._source, self.plan)
-        if self._store is None:
-            chunks = ChunkGrid.at_starts(grid)
-            cache = min(cache, budget // 2)
-            shares = Shares(cache, prediction, budget - cache)
-            return Needs(shares, front_of(grid, chunks, channels.total), 0, 0)
-        chunks = self._store.layout(grid)
-        specs = specs_of(channels, self._config).values()
-        stored = sum(spec.channels * spec.dtype.itemsize for spec in specs)
-        return Needs(
-            shares_of(budget, cache, prediction),
-            front_of(grid, chunks, channels.total),
-            (4 * channels.total + 2 * stored) * math.prod(chunks[0].shape),
-            stored * voxels,
-        )
-
-    def identity(self, chunks: ChunkGrid, channels: Channels) -> dict[str, Any]:
-        """Return what another run must have in common to go on with this one, JSON-like."""
-        config = {**self._identity["config"], "head": channels.shown}
-        return {**self._identity, "config": config, "chunks": chunks.facts}
-
-    def _in_store(self, store: Store, channels: Channels, kept: InMemory | None) -> InStore:
-        config = self._config
-
-        def read_back(box: Box, wanted: slice) -> NDArray[np.float32]:
-            name, part = place_of(wanted, channels)
-            return as_predicted(name, store.read(name, box)[part], config)
-
-        return InStore(store, lambda values: as_stored(values, channels, config), read_back, kept)
+        store = None if self._written is None else self._written.store
+        return needs_of(self._source, self.plan, channels, self._config, store, budget)
 
     def _check_memory(self, nbytes: int) -> None:
         free = free_memory()
@@ -380,7 +340,7 @@ class VolumeRun:
                 f"no memory for the sums of {self.plan.name}: {one_line(error)}; "
                 "predict a smaller volume, or free memory"
             ) from error
-        if self._store is not None:
+        if self.has_store:
             self._free_pages.give_back()
         if not boxes:
             return Box((0, 0, 0), (0, 0, 0))
@@ -395,18 +355,11 @@ class VolumeRun:
 
         Be it that nothing is done: an output that was begun says how it ended.
         """
-        if self._store is None or not self._has_begun_store:
+        if self._written is None or not self._written.has_begun:
             return
         if self._channels is not None:
-            self._write_open(self._store, self._channels)
-        self._store.finish(facts())
-        self.is_written = True
-
-    def _write_open(self, store: Store, channels: Channels) -> None:
-        for i in self.accumulator.open:
-            box = self.accumulator.chunks[i]
-            values = self.accumulator.partial(box, slice(0, channels.total))
-            store.write(None, box, as_stored(values, channels, self._config))
+            self._written.write_open(self.accumulator, self._channels)
+        self._written.end(facts())
 
     def following(self, view: Callable[[BlendAccumulator], LazyArray]) -> LazyArray:
         """Return a view that stays true when `lay_out` or `begin` replaces the accumulator."""
@@ -421,30 +374,9 @@ class VolumeRun:
         """Return all that is known of the volume, begun or not; see `outputs_of`."""
         part = part_of(self.accumulator) if self.begun else self.live
         outputs = outputs_of(part, channels, self._config)
-        if LABELS in outputs and self._store is not None and not self.accumulator.is_in_memory:
-            outputs[LABELS] = self._stored_labels(self._store, outputs[LABELS])
+        if LABELS in outputs and self._written and not self.accumulator.is_in_memory:
+            outputs[LABELS] = self._written.labels(outputs[LABELS], self.accumulator)
         return outputs
-
-    def _stored_labels(self, store: Store, computed: Volume) -> LazyArray:
-        """Return labels that are read where chunks are finished, and computed elsewhere.
-
-        What is read back of the prediction is rounded; the labels were made before that.
-        """
-
-        def read(ranges: Ranges) -> NDArray[Any]:
-            box = Box.of(ranges[1:])
-            labels = np.empty((computed.shape[0], *box.shape), computed.dtype)
-            finished, chunks = self.accumulator.finished, self.accumulator.chunks
-            for i in chunks.touching(box):
-                piece = chunks[i].intersection(box)
-                labels[:, *piece.within(box)] = (
-                    store.read(LABELS, piece)
-                    if i in finished
-                    else np.asarray(computed[:, *piece.slices])
-                )
-            return labels[ranges[0]]
-
-        return LazyArray(computed.shape, computed.dtype, read)
 
     def files(self, channels: Channels) -> dict[str, Volume]:
         """Return the `outputs` as the numbers that are saved."""
@@ -462,8 +394,8 @@ class VolumeRun:
 
     def close(self) -> None:
         """Let go of the store's files."""
-        if self._store is not None:
-            self._store.close()
+        if self._written is not None:
+            self._written.store.close()
 
 
 def _each(batch: Batch) -> Sequence[Any]:

@@ -14,12 +14,12 @@ from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import EndedError, PredictionError
 from napari_seamless.engine.forecast import Forecast
 from napari_seamless.engine.grid import Triple
-from napari_seamless.engine.memory import default_budget, resident
+from napari_seamless.engine.memory import default_budget
+from napari_seamless.engine.needs import needs_of
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.plan import InferencePlan, resolve_device
 from napari_seamless.engine.predictor import Predictor
 from napari_seamless.engine.volume_plan import input_size_of
-from napari_seamless.engine.volume_run import VolumeRun
 from napari_seamless.gui.runs.request import Inputs, Request
 from napari_seamless.models import LoadedModel
 from napari_seamless.volumes import open_volumes
@@ -111,22 +111,14 @@ def forecast_of(request: Request, inputs: Inputs, measured: Measured) -> Forecas
         plan = InferencePlan.resolve(config, volumes.sources)
         if measured.core_size != plan.core_size:
             plan = plan.narrowed(measured.core_size, volumes.sources)
-        needs, budget = [], default_budget() if request.memory is None else request.memory
+        budget = default_budget() if request.memory is None else request.memory
         stores = volumes.stores or (None,) * len(volumes.sources)
-        for volume, source, store in zip(plan.volumes, volumes.sources, stores, strict=True):
-            each = VolumeRun(config, source, None, store, None, {})
-            each.lay_out(volume, plan.window)
-            needs.append(each.needs(channels, budget))
-    kept = sum(each.shares.kept for each in needs)
-    return Forecast(
-        patches=plan.patches,
-        skipped=0,
-        resumed=0,
-        seconds=plan.patches * measured.seconds_per_patch,
-        memory=resident() + max(each.memory for each in needs) + kept,
-        scratch=max(each.scratch for each in needs),
-        output=sum(each.output for each in needs),
-    )
+        needs = [
+            needs_of(source, volume, channels, config, store, budget)
+            for volume, source, store in zip(plan.volumes, volumes.sources, stores, strict=True)
+        ]
+    seconds = plan.patches * measured.seconds_per_patch
+    return Forecast.of(needs, patches=plan.patches, seconds=seconds)
 
 
 def _measure(

@@ -10,11 +10,12 @@ from engine.helpers import FakeStore, Identity, config_of, layouts, properties
 from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.forecast import Forecast
-from napari_seamless.engine.memory import SUM_BYTES, cache_of, front_of, shares_of
+from napari_seamless.engine.needs import cache_of, front_of, shares_of
 from napari_seamless.engine.readable import readable_bytes, readable_time
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import ArraySource
+from napari_seamless.engine.sums import SUM_BYTES
 from napari_seamless.engine.volume_plan import volume_plan
 from napari_seamless.engine.windows import build_window
 
