@@ -6,7 +6,12 @@ import torch
 from torch import nn
 
 from engine.helpers import Fails, Identity, Recorded, config_of
-from napari_seamless.engine.errors import ModelError, PredictionError, SeamlessError
+from napari_seamless.engine.errors import (
+    ModelCallError,
+    ModelError,
+    PredictionError,
+    SeamlessError,
+)
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.predictor import Predictor
 
@@ -62,12 +67,20 @@ def test_the_network_gets_float32_batches_without_gradients():
     assert prediction.shape == PATCHES.shape
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8]
+)
 def test_predictions_are_float32_on_the_cpu_whatever_the_network_returns(dtype):
     prediction = predict(Returns(lambda x: torch.full(x.shape, 3, dtype=dtype)))
     assert prediction.dtype == torch.float32
     assert prediction.device == CPU
     assert (prediction == 3).all()
+
+
+def test_a_mask_of_truth_values_is_a_prediction_of_zeros_and_ones():
+    prediction = predict(Returns(lambda x: x > 1))
+    assert prediction.dtype == torch.float32
+    np.testing.assert_array_equal(prediction, PATCHES > 1)
 
 
 def test_what_a_prediction_is_made_of_is_known_after_the_first_batch():
@@ -118,6 +131,17 @@ def test_an_output_that_does_not_fit_is_a_model_error_in_one_line(function, said
         predict(Returns(function))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("function", [lambda x: x, lambda x: {"waves": x, "real": x.real}])
+def test_complex_values_are_refused_with_their_dtype(dtype, function):
+    with pytest.raises(ModelError) as caught:
+        predict(Returns(lambda x: function(x.to(dtype))))
+    assert str(caught.value) == (
+        f"the network returned {dtype} values; they must be real (bool, integer or float): let it "
+        "return their absolute value, or their real and imaginary parts as channels"
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,6 +227,29 @@ def test_too_little_memory_asks_for_smaller_patches():
 def test_wrong_channel_count_names_the_channels():
     with pytest.raises(ModelError, match=r"\(2, 3, 4, 5, 6\).* number of channels"):
         predict(nn.Conv3d(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (SystemExit(3), "(SystemExit: 3)"),
+        (SystemExit(), "(SystemExit)"),
+        (SystemExit("no licence\nsecond line"), "(SystemExit: no licence)"),
+    ],
+)
+def test_a_network_that_ends_the_program_has_failed(error, said):
+    predictor = Predictor(Fails(2, error), config_of((4, 5, 6)), CPU)
+    predictor(PATCHES)
+    with pytest.raises(PredictionError) as later:
+        predictor(PATCHES)
+    with pytest.raises(ModelCallError) as first:
+        predict(Fails(1, error))
+    for caught in (first, later):
+        assert str(caught.value) == (
+            f"the network ended the program {said} on a batch (B, C, Z, Y, X) of (2, 3, 4, 5, 6); "
+            "let its code raise an error where it calls exit"
+        )
+        assert caught.value.__cause__ is error
 
 
 def test_ctrl_c_in_the_network_is_not_turned_into_an_error_of_ours():

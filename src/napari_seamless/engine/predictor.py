@@ -13,16 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from napari_seamless.engine.batched import is_out_of_memory
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
-    ModelCallError,
     ModelError,
     PredictionError,
     SeamlessError,
-    one_line,
 )
+from napari_seamless.engine.failed_call import failed_call, reason_of
 from napari_seamless.engine.fit import core_of
 from napari_seamless.engine.grid import Triple, scaled_up
 from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finest, heads_of
@@ -71,7 +69,8 @@ class Predictor:
             module.to(device)
         except RuntimeError as error:
             raise ModelError(
-                f"the network cannot be moved to {device}: {_reason(error)}; choose another device"
+                f"the network cannot be moved to {device}: {reason_of(error)}; choose another "
+                "device"
             ) from error
 
     @property
@@ -113,8 +112,9 @@ class Predictor:
                 return self._predict(torch.from_numpy(patches).to(self._device))
         except SeamlessError:
             raise
-        except Exception as error:  # a network may raise anything, a GPU also later than its call
-            raise self._failure(patches.shape, error) from error
+        # a network may raise anything, or call exit; a GPU may also raise later than its call
+        except (Exception, SystemExit) as error:
+            raise failed_call(error, patches.shape, is_first=not self._sizes) from error
 
     def _predict(self, patches: torch.Tensor) -> torch.Tensor:
         outputs = list(self._variants(patches))
@@ -192,24 +192,9 @@ class Predictor:
         longer = torch.nn.functional.pad(patches[:1], [0, 0] * (2 - axis) + [0, step])
         try:
             heads = finest(self._heads(longer, self._planes[0]), self._config.head)
-        except Exception:  # a network may raise anything
+        except (Exception, SystemExit):  # a network may raise anything
             return None
         return _size(next(iter(heads.values())))[axis]
-
-    def _failure(self, shape: tuple[int, ...], error: Exception) -> SeamlessError:
-        remedy = (
-            "check the patch size, the number of channels it was trained with, and planes (z if "
-            "it is 2-D)"
-        )
-        lacks_memory = is_out_of_memory(error)
-        if lacks_memory:
-            remedy = "use a smaller patch_size, or another device such as the CPU"
-        kind = PredictionError if self._sizes else ModelCallError
-        failure = kind(
-            f"the network failed on a batch (B, C, Z, Y, X) of {shape}: {_reason(error)}; {remedy}"
-        )
-        failure.is_out_of_memory = lacks_memory
-        return failure
 
 
 def _planes_of(module: nn.Module, config: InferenceConfig) -> tuple[int | None, ...]:
@@ -267,6 +252,12 @@ def _is_dropout(part: nn.Module) -> bool:
 
 def _check(head: torch.Tensor, given: torch.Size) -> None:
     """Check that an output of the network is a batch like its input, of the shape `given`."""
+    if head.is_complex():  # torch would drop the imaginary part
+        raise ModelError(
+            f"the network returned {head.dtype} values; they must be real (bool, integer or "
+            "float): let it return their absolute value, or their real and imaginary parts as "
+            "channels"
+        )
     if head.ndim != len(given) or head.shape[0] != given[0]:
         axes = "(B, C, Z, Y, X)" if len(given) == 5 else "(B, C, Y, X), a plane each"
         raise ModelError(
@@ -302,10 +293,3 @@ def _modes(module: nn.Module, do_eval: bool) -> Iterator[None]:
     finally:
         for part, training in before:
             part.training = training
-
-
-def _reason(error: Exception) -> str:
-    """Return what an error says; TorchScript puts the cause on its last line."""
-    lines = str(error).strip().splitlines()
-    is_scripted = len(lines) > 1 and "TorchScript interpreter" in lines[0]
-    return (lines[-1] if is_scripted else one_line(error)).rstrip(".")

@@ -115,7 +115,7 @@ class Trials:
                 heads = heads_of(
                     self._module(_values(given).to(self._device)), self._head, len(given.shape)
                 )
-        except Exception as error:  # a network may raise anything
+        except (Exception, SystemExit) as error:  # a network may raise anything
             raise RefusedError(_reason(error)) from error
         images = {name: each for name, each in heads.items() if _is_image(each, given)}
         if not images or (self._head or next(iter(images))) not in images:
