@@ -6,9 +6,11 @@ import pytest
 from napari_seamless.engine.blending import weight_sum
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.volume_plan import window_of
 from napari_seamless.gui.overlays import grid_lines
 from napari_seamless.gui.overlays.cells import cell_levels, cells_along, level_shapes
+from napari_seamless.gui.overlays.cropped import Cropped
 
 
 def test_a_voxel_belongs_to_the_patch_with_the_nearest_centre_of_two_to_the_first():
@@ -56,6 +58,48 @@ def test_coarse_levels_show_the_same_cells():
         step = [full // coarse for full, coarse in zip(shape, level.shape, strict=True)]
         sampled = np.asarray(levels[0])[:: step[0], :: step[1], :: step[2]]
         np.testing.assert_array_equal(np.asarray(level), sampled)
+
+
+def test_what_is_looked_through_has_few_voxels_but_all_cells_and_each_where_it_is():
+    grid = PatchGrid.regular((160, 2304, 2304), (32, 128, 128), 0.5)
+    numbers = np.arange(len(grid), dtype=np.int32).reshape(grid.counts)
+    levels = cell_levels(grid, lambda: numbers, np.int32, is_looked_through=True)
+    last = np.asarray(levels[-1])
+
+    assert [level.shape for level in levels[:-1]] == level_shapes(grid.shape)
+    assert last.shape == (32, 105, 105)  # 9 x 35 x 35 patches
+    np.testing.assert_array_equal(np.unique(last), np.arange(len(grid)))
+    steps = [full / few for full, few in zip(grid.shape, last.shape, strict=True)]
+    for axis, (starts, step) in enumerate(zip(grid.starts, steps, strict=True)):
+        midlines = (starts[:-1] + starts[1:] + grid.patch_size[axis]) / 2
+        line = last[tuple(slice(None) if each == axis else 0 for each in range(3))]
+        drawn = step * (1 + np.flatnonzero(np.diff(line)))
+        assert np.abs(drawn - midlines).max() <= step / 2
+
+
+def test_a_level_is_not_made_that_would_be_about_as_large():
+    grid = PatchGrid.regular((40, 40, 40), (4, 4, 4), 0.5)
+    levels = cell_levels(grid, lambda: np.zeros(grid.counts), float, is_looked_through=True)
+
+    assert [level.shape for level in levels] == [(40, 40, 40)]
+
+
+def test_of_a_level_that_is_cropped_first_only_the_plane_is_computed():
+    values, asked = np.arange(3 * 5 * 7).reshape(3, 5, 7), []
+
+    def read(ranges):
+        asked.append(ranges)
+        return values[ranges]
+
+    level = Cropped(LazyArray(values.shape, values.dtype, read))
+    crop = level[:, 1:4, 2:]
+    assert (crop.shape, asked) == ((3, 3, 5), [])
+    np.testing.assert_array_equal(np.asarray(crop[1, :, :]), values[1, 1:4, 2:])
+    np.testing.assert_array_equal(crop[..., -1], values[:, 1:4, -1])
+    assert asked[0] == (slice(1, 2), slice(1, 4), slice(2, 7))
+    np.testing.assert_array_equal(level[2], values[2])
+    np.testing.assert_array_equal(level[::2, ::-1, 1:4:2], values[::2, ::-1, 1:4:2])
+    np.testing.assert_array_equal(level, values)
 
 
 def test_the_lines_of_a_plane_are_the_faces_of_all_patches_once():

@@ -19,6 +19,7 @@ from napari_seamless.gui.overlays import (
     SWITCHES,
     CellState,
     Overlays,
+    cells,
     planned,
     running,
     seam_line,
@@ -122,6 +123,27 @@ def test_during_a_run_states_and_order_are_those_of_the_run(stage):
         assert np.isnan(stage.shown("order")).all()
 
 
+def test_the_order_of_a_run_that_holds_follows_what_is_looked_at(stage):
+    with stage.run() as run:
+        list(islice(run, 3))
+        stage.overlays.show({"order"}, running(stage.plan, run))
+        run.pause()
+        stage.viewer.dims.set_point(0, 4 * 11)
+        plane = Box((11, 0, 0), (12, 40, 40))
+        run.focus(plane)
+        stage.overlays.view_moved()
+        grid = run.plan.volumes[0].grid
+        touching = np.arange(len(grid)).reshape(grid.counts)[grid.touching(plane)].size
+
+        order = stage.shown("order")
+        assert order[11].max() == touching
+        assert np.nanmin(order[0]) == touching + 1
+        assert np.nanmax(order) == len(grid) - 3  # with what was read ahead
+        run.resume()
+        list(islice(run, 1))
+        assert np.nanmax(stage.shown("order")[11]) < touching
+
+
 def test_skipped_and_failed_patches_are_told_apart(volume):
     volume = np.where(np.arange(40) < 20, 1, volume).astype(np.float32)
     config = CONFIG.model_copy(update={"skip_constant": True, "overlap": (0.0, 0.0, 0.0)})
@@ -171,6 +193,33 @@ def test_the_weights_of_one_patch_are_shown_while_it_is_picked(stage):
     stage.overlays.pick(None)
     assert stage.layer("weights").name == "blending weights"
     np.testing.assert_array_equal(stage.shown("weights"), subject.weights)
+
+
+@pytest.mark.parametrize(
+    ("blending", "lowest"),
+    [("gaussian", 0.2), ("constant", 0.2), ("hann", 0.1926)],  # napari's slider ends at 0.2
+)
+def test_the_lowest_weight_is_drawn_well_above_none(volume, blending, lowest):
+    stage = Stage(volume, CONFIG.model_copy(update={"blending": blending}))
+    subject = planned(stage.plan)
+    stage.overlays.show({"weights"}, subject)
+    layer = stage.layer("weights")
+
+    drawn = (subject.window.lowest / layer.contrast_limits[1]) ** layer.gamma
+    assert drawn == pytest.approx(lowest, abs=1e-4)
+    assert layer.gamma >= 0.2
+    assert layer.colormap.map(np.array([0.0]))[0, 3] == 0
+    assert (layer.colormap.map(np.array([0.15, 1]))[:, 3] == 1).all()
+    np.testing.assert_array_equal(stage.shown("weights"), subject.weights)  # as they are
+
+
+def test_one_weight_everywhere_is_drawn_without_gamma(volume):
+    config = CONFIG.model_copy(update={"blending": "constant", "overlap": (0.0, 0.0, 0.0)})
+    stage = Stage(volume[:, :32, :32], config)
+    stage.overlays.show({"weights"}, planned(stage.plan))
+
+    assert stage.layer("weights").gamma == 1
+    assert tuple(stage.layer("weights").contrast_limits) == (0, 1)
 
 
 def test_disagreement_and_seams_are_the_largest_of_all_channels(stage):
@@ -265,6 +314,28 @@ def test_large_volumes_have_coarse_levels_for_three_dimensions():
     assert (np.asarray(layer.data[-1]) == CellState.WAITING).all()
 
 
+def test_napari_reads_one_plane_of_a_large_volume(monkeypatch):
+    """Of a level it asks for all planes of what is in view, and only then for the one shown."""
+    asked = []
+    monkeypatch.setattr(cells, "_leave_gaps", lambda region, *_: asked.append(region.shape))
+    stage = Stage(np.broadcast_to(np.float32(0), (512, 1024, 1024)))
+    stage.overlays.show({"states", "order"}, planned(stage.plan))
+    for name in ("states", "order"):
+        stage.overlays.redraw(name)
+
+    assert asked
+    assert {shape[0] for shape in asked} == {1}
+
+
+def test_in_three_dimensions_all_waiting_patches_are_within_the_limits_of_their_order(stage):
+    stage.overlays.show({"order"}, planned(stage.plan))
+    layer = stage.layer("order")
+
+    assert layer.contrast_limits[0] == np.nanmin(stage.shown("order")) == 1
+    assert layer.contrast_limits[1] > np.nanmax(stage.shown("order"))
+    assert layer.interpolation3d == "nearest"
+
+
 def test_in_three_dimensions_waiting_patches_do_not_hide_the_others(stage):
     with stage.run() as run:
         list(islice(run, 3))
@@ -290,6 +361,22 @@ def test_overlays_cannot_be_painted_and_take_no_focus(stage):
     for name in ("states", "patch_ids"):
         assert isinstance(stage.layer(name), Labels)
         assert not stage.layer(name).editable
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_overlays_leave_the_selection_as_it_was_and_nobody_is_told(stage, count):
+    other = stage.viewer.add_layer(Image(np.zeros((12, 40, 40)), name="other"))
+    selection, told = stage.viewer.layers.selection, []
+    selection.clear()
+    selection.update([stage.image, other][:count])
+    before, active = set(selection), selection.active
+    selection.events.changed.connect(told.append)
+    selection.events.active.connect(told.append)
+    stage.overlays.show(EVERYTHING, planned(stage.plan))
+
+    assert set(selection) == before
+    assert selection.active is active
+    assert told == []
 
 
 def test_a_removed_layer_is_forgotten_and_only_what_is_wanted_stays(stage):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.gui.overlays.cells import Values, cell_levels, ranks
+from napari_seamless.gui.overlays.cropped import Cropped
 from napari_seamless.gui.overlays.names import NAMES, OVERLAY_KEY
 from napari_seamless.gui.overlays.overlay import Facts, Overlay, axes_in
 from napari_seamless.gui.overlays.subject import CellState, Subject
@@ -95,7 +96,7 @@ class Order(Overlay):
     def __init__(self, viewer: ViewerModel, subject: Subject) -> None:
         self._viewer, self._subject = viewer, subject
         values = [partial(self._ranks, vol_id) for vol_id in subject.volumes]
-        levels = _levels(subject, values, np.float32, gap=np.nan)
+        levels = _levels(subject, values, np.float32, gap=np.nan, is_looked_through=True)
         layer = Image(
             **_data(levels),
             name=NAMES["order"],
@@ -104,10 +105,11 @@ class Order(Overlay):
             colormap=_next_first(),
             gamma=0.3,
             interpolation2d="nearest",
+            interpolation3d="nearest",  # patches have no ranks in between; and it is twice as fast
             rendering="minip",
             blending="translucent_no_depth",
             opacity=0.5,
-            contrast_limits=(1, max(2, len(subject.grid))),
+            contrast_limits=(1, len(subject.grid) + 1),  # in 3-D napari leaves out the upper limit
             **subject.place.geometry(axes_in(subject)),
         )
         super().__init__(viewer, subject, layer)
@@ -130,11 +132,9 @@ class Order(Overlay):
         return vol_id, np.where(np.isnan(found), -1, found)  # to compare: NaN differs from itself
 
 
-def _levels(
-    subject: Subject, values: Sequence[Values], dtype: Any, gap: float | None = None
-) -> list[LazyArray]:
-    """Return the values of every volume's patches as a layer's data, level by level."""
-    volumes = [cell_levels(subject.grid, each, dtype, gap) for each in values]
+def _levels(subject: Subject, values: Sequence[Values], dtype: Any, **how: Any) -> list[LazyArray]:
+    """Return the values of every volume's patches as a layer's data; see `cell_levels`."""
+    volumes = [cell_levels(subject.grid, each, dtype, **how) for each in values]
     levels = [subject.in_time(level) for level in zip(*volumes, strict=True)]
     axes = axes_in(subject)
     return [with_axes(level, "TZYX"[-level.ndim :], axes) for level in levels]
@@ -156,8 +156,9 @@ def _labels(name: str, levels: list[LazyArray], subject: Subject, **arguments: A
 
 def _data(levels: list[LazyArray]) -> dict[str, Any]:
     """Return levels as arguments of a layer."""
-    is_one = len(levels) == 1
-    return {"data": levels[0] if is_one else levels, "multiscale": not is_one}
+    if len(levels) == 1:
+        return {"data": levels[0], "multiscale": False}
+    return {"data": [Cropped(level) for level in levels], "multiscale": True}
 
 
 def _less(volume: LazyArray, by: int) -> LazyArray:

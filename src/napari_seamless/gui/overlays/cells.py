@@ -19,6 +19,9 @@ from napari_seamless.engine.lazy import LazyArray, Ranges
 
 MOST_IN_3D = 1 << 21
 """Voxels of the coarsest level, which is the one that napari draws in 3-D."""
+VOXELS_OF_A_CELL = 3
+LEAST_IN_3D = 32
+"""Voxels along an axis, for each cell and in all, of a level that is made for looking through."""
 _WIDE_ENOUGH = 12
 """Voxels of a cell that one is left out of, so that it can be told from the next."""
 
@@ -27,7 +30,11 @@ Values = Callable[[], NDArray[np.generic]]
 
 
 def cell_levels(
-    grid: PatchGrid, values: Values, dtype: DTypeLike, gap: float | None = None
+    grid: PatchGrid,
+    values: Values,
+    dtype: DTypeLike,
+    gap: float | None = None,
+    is_looked_through: bool = False,
 ) -> list[LazyArray]:
     """Return values of patches as a volume at full resolution, and coarser ones.
 
@@ -42,13 +49,19 @@ def cell_levels(
     gap : number, optional
         What is between cells, one voxel wide, along the axes of which more than one voxel is asked
         for: those that are looked at. Nothing by default.
+    is_looked_through : bool
+        Whether napari follows each ray through all of the coarsest level: it then gets no more
+        voxels than the cells need to be told apart, which is what drawing takes time for.
 
     Returns
     -------
     list of LazyArray, (Z, Y, X)
         Along their longest axes half as large each, until `MOST_IN_3D`.
     """
-    return [_cells(grid, shape, values, dtype, gap) for shape in level_shapes(grid.shape)]
+    shapes = level_shapes(grid.shape)
+    if is_looked_through:
+        shapes += _fewest_voxels(shapes[-1], grid.counts)
+    return [_cells(grid, shape, values, dtype, gap) for shape in shapes]
 
 
 def level_shapes(shape: Triple) -> list[Triple]:
@@ -59,6 +72,15 @@ def level_shapes(shape: Triple) -> list[Triple]:
         z, y, x = (-(-size // 2) if 2 * size > longest else size for size in shapes[-1])
         shapes.append((z, y, x))
     return shapes
+
+
+def _fewest_voxels(shape: Triple, counts: Triple) -> list[Triple]:
+    """Return a shape in which cells can just be told apart; none if it were not much smaller."""
+    z, y, x = (
+        min(size, max(VOXELS_OF_A_CELL * count, LEAST_IN_3D))
+        for size, count in zip(shape, counts, strict=True)
+    )
+    return [(z, y, x)] if 2 * z * y * x <= math.prod(shape) else []
 
 
 def cells_along(starts: NDArray[np.intp], size: int, at: NDArray[np.float64]) -> NDArray[np.intp]:

@@ -1,9 +1,12 @@
 """Overlays of what patches have given to voxels: blending weights and coverage."""
 
+import math
+
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image
 from napari.utils import Colormap
+from napari.utils.colormaps import ensure_colormap
 from numpy.typing import NDArray
 
 from napari_seamless.engine.blending import highest_coverage, highest_weight, weights_array
@@ -13,6 +16,11 @@ from napari_seamless.gui.overlays.overlay import Facts, Overlay, axes_in
 from napari_seamless.gui.overlays.subject import Subject
 from napari_seamless.gui.space.series import with_axes
 from napari_seamless.gui.space.view import DrawnFlat
+
+DIMMEST = 0.2
+"""Where among the colours, from 0 to 1, the lowest weight of a patch shall be."""
+LEAST_GAMMA = 0.2
+"""The least that napari's slider has."""
 
 
 def map_layer(
@@ -66,7 +74,10 @@ class Weights(Overlay):
             return values
 
         volume = LazyArray(every.shape, every.dtype, read)
-        layer = map_layer("weights", volume, subject, viewer, "cyan", 1)
+        layer = map_layer(
+            "weights", volume, subject, viewer, _unweighted_clear(), 1, "translucent_no_depth"
+        )
+        layer.opacity = 0.5  # the volume is to be seen through it
         super().__init__(viewer, subject, layer)
         self._name(None)
 
@@ -88,6 +99,7 @@ class Weights(Overlay):
         self.layer.name = name if is_sum else f"{name} of patch {index}"
         self.layer.contrast_limits_range = (0, highest)
         self.layer.contrast_limits = (0, highest)
+        self.layer.gamma = gamma_for(subject.window.lowest, highest)
 
     def _only_picked(self) -> NDArray[np.bool_]:
         which = np.zeros(self._subject.grid.counts, dtype=bool)
@@ -96,3 +108,21 @@ class Weights(Overlay):
 
     def _facts(self) -> Facts:
         return super()._facts() if self._picked is None else (("picked", self._picked), self._none)
+
+
+def gamma_for(lowest: float, highest: float) -> float:
+    """Return the gamma that puts `lowest` at `DIMMEST` of the colours, if napari offers it.
+
+    Weights are drawn over orders of magnitude: a gaussian's corners weigh 1/10,000 of its centre.
+    """
+    if lowest >= highest:
+        return 1.0
+    gamma = math.log(DIMMEST) / math.log(lowest / highest)
+    return min(max(gamma, LEAST_GAMMA), 1.0)
+
+
+def _unweighted_clear() -> Colormap:
+    """Return colours from dark to bright, transparent where no patch has given weight."""
+    colors = ensure_colormap("plasma").colors.copy()
+    colors[0, 3] = 0
+    return Colormap(colors, name="weights")

@@ -32,7 +32,8 @@ SWITCHES = (
     Switch(
         "weights",
         "Weights",
-        "Sum of the blending weights so far, or of the patch that is picked; brighter is more",
+        "Sum of the blending weights so far, or of the patch that is picked: purple little, "
+        "yellow most",
         "blending weights",
     ),
     Switch(

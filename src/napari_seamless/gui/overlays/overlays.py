@@ -155,10 +155,8 @@ class Overlays:
         overlay = _MAKERS[name](self._viewer, subject)
         if isinstance(overlay, Weights) and self._picked is not None:
             overlay.pick(self._picked)
-        active = self._viewer.layers.selection.active
         self._overlays[name] = overlay
-        self._viewer.add_layer(overlay.layer)
-        self._viewer.layers.selection.active = active  # an overlay does not take the user's focus
+        _add_unselected(self._viewer, overlay.layer)
         overlay.moved()
         if name == "seams":
             self._ask_for_seams()
@@ -185,3 +183,13 @@ class Overlays:
         if name == "seams":
             self._scorer.stop()
         return self._overlays.pop(name).layer
+
+
+def _add_unselected(viewer: ViewerModel, layer: Layer) -> None:
+    """Add a layer that does not take the user's focus; nobody is told that it had it meanwhile."""
+    selection = viewer.layers.selection
+    before = set(selection)
+    with selection.events.blocker_all():
+        viewer.add_layer(layer)
+        selection.clear()
+        selection.update(before)
