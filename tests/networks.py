@@ -4,6 +4,7 @@ Those that wait or fail take their orders through module-level state, which `res
 """
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -66,6 +67,33 @@ class FailsLater(Doubled):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if len(calls) == 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nsecond line")
+        return super().forward(image)
+
+
+class Exits(Doubled):
+    """Ends the program from the third batch on, as a script that was made a network may."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if len(calls) == 2:
+            sys.exit(3)
+        return super().forward(image)
+
+
+class Interrupts(Doubled):
+    """Raises from the third batch on what Ctrl-C raises."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return super().forward(image)
+
+
+class LittleMemory(Doubled):
+    """Has memory for two patches at once."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if len(image) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().forward(image)
 
 

@@ -1,5 +1,6 @@
 """Control of runs in a real viewer on a (virtual) screen: view, keys, queue, closing."""
 
+import threading
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ from qtpy.QtWidgets import QDialog
 
 import networks
 from napari_seamless.gui.runs.request import is_unfinished
+from napari_seamless.gui.runs.worker import named, start_telling
 from napari_seamless.gui.space.view import camera_of
 
 PATCHES = 5 * 4 * 4  # (12, 40, 40) in patches of (4, 16, 16) at overlap 0.5
@@ -164,7 +166,7 @@ def test_napari_asks_before_it_closes_and_cancel_keeps_everything_going(gated, q
     gated.viewer.window._qt_window.closeEvent(event)
     assert not event.isAccepted()
     [said] = question.asked
-    assert said == "napari-worker: Executing blended inference (volume prediction)"
+    assert said == "napari-seamless: blended inference (volume prediction)"
     networks.let_through(10_000)
 
     assert gated.wait_for_end().startswith("Done")
@@ -228,8 +230,13 @@ def test_two_viewers_work_at_once_and_apart(session_over, checkpoint_of, volume)
     for session in (first, second):
         session.choose(checkpoint_of(networks.Gated), networks.Gated)
         session.press("run_button")
-    networks.let_through(2 * FORETOLD)
-    first.wait_for(lambda: first.live is not None and second.live is not None)
+    first.wait_for(lambda: all(each.status.startswith("Running") for each in (first, second)))
+
+    def have_layers() -> bool:  # which of them the network lets through is up to the threads
+        networks.let_through(1)
+        return first.live is not None and second.live is not None
+
+    first.wait_for(have_layers)
     first.press("cancel_button")
     networks.let_through(10_000)
     assert first.wait_for_end().startswith("Cancelled")
@@ -239,6 +246,53 @@ def test_two_viewers_work_at_once_and_apart(session_over, checkpoint_of, volume)
     assert first.facts["status"] == "partial"
     first.viewer.close()
     assert second.status.startswith("Done")
+
+
+def test_a_run_belongs_to_its_own_viewer_whichever_is_in_front(
+    session_over, checkpoint_of, volume, question
+):
+    first, second = session_over(volume), session_over(3 * volume)
+    first.choose(checkpoint_of(networks.Gated), networks.Gated)
+    first.press("run_button")  # the second viewer is the newest, and so in front
+    networks.let_through(FORETOLD)
+    first.wait_for_batches(2)
+    windows = [each.viewer.window._qt_window for each in (first, second)]
+    windows[1].closeEvent(ByTheUser())
+    assert not any(question.asked)  # only whether to close a window that holds layers
+    windows[0].closeEvent(ByTheUser())
+    assert question.asked[-1] == "napari-seamless: blended inference (volume prediction)"
+    second.viewer.close()
+    networks.let_through(10_000)
+
+    assert first.wait_for_end().startswith("Done: 80 patches.")
+    np.testing.assert_allclose(np.asarray(first.live.data), 2 * volume, rtol=1e-6)
+    windows[0].closeEvent(ByTheUser())
+    assert question.asked[-1] == ""  # of a run that has ended nothing is said
+
+
+def test_what_is_being_written_belongs_to_its_own_viewer_too(session_over, volume, question):
+    first, second = session_over(volume), session_over(volume)
+    may_end, told = threading.Event(), []
+
+    def job(tell):
+        tell("half")
+        return may_end.wait(60)
+
+    start_telling(first.viewer, named("writing out.zarr", job), told.append, told.append)
+    first.wait_for(lambda: told == ["half"])
+    for each in (second, first):
+        each.viewer.window._qt_window.closeEvent(ByTheUser())
+    assert list(filter(None, question.asked)) == ["napari-seamless: writing out.zarr"]
+    may_end.set()
+    first.wait_for(lambda: told == ["half", True])
+
+
+def test_a_network_that_raises_what_ctrl_c_does_ends_its_run_on_the_thread(session, checkpoint_of):
+    session.choose(checkpoint_of(networks.Interrupts), networks.Interrupts)
+    session.press("run_button")
+    line = session.wait_for_end()
+    assert line.startswith("Failed: KeyboardInterrupt ended the run")
+    assert not session.widget.controller.is_busy
 
 
 def test_overlays_follow_an_image_that_gets_other_data_while_the_view_moves(session, checkpoint_of):

@@ -140,6 +140,32 @@ def test_a_preview_goes_on_with_the_next_run(stage):
     assert not predicted(stage)[4:].any()
 
 
+def test_it_is_said_that_a_run_behind_a_preview_waits_for_its_end(stage, qtbot):
+    controller, form, viewer, background = stage
+    waits = "The next run starts when Preview is off"
+    viewer.dims.set_current_step(0, 0)
+    controller.set_preview(True)
+    controller.run()
+    deliver_patches(stage, 16)
+    qtbot.wait(150)
+    shown = "Previewing: 16 patches of what is shown, move to see more"
+    assert form.said[-1][0] == shown
+    controller.run()
+    assert form.said[-1][0] == f"1 of 2: {shown}\n{waits}"
+    controller.drop(0)
+    assert form.said[-1][0] == shown
+
+    controller.run()
+    controller.cancel()
+    assert form.said[-1][0] == "1 of 2: Cancelling …"
+    background.deliver_all()
+    deliver_patches(stage, 1)
+    controller.run()
+    assert form.said[-1][0].endswith(waits)
+    controller.set_preview(False)
+    assert waits not in form.said[-1][0]
+
+
 def test_an_overlay_a_layer_or_a_setting_that_changes_leaves_the_run_alone(stage, volume):
     controller, form, viewer, background = stage
     image = viewer.layers["volume"]

@@ -117,6 +117,50 @@ def test_cancel_ends_the_present_run_only(stage):
     assert status_of(viewer.layers["volume prediction, overlap 0.25"]) == "complete"
 
 
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (networks.Exits, "the network ended the program (SystemExit: 3) on a batch"),
+        (networks.Interrupts, "KeyboardInterrupt ended the run"),
+    ],
+)
+def test_a_network_that_would_end_the_program_fails_its_run_only(
+    stage, checkpoint_of, network, said
+):
+    controller, form, background = stage.controller, stage.form, stage.background
+    first = form.request()
+    choice = Choice(checkpoint_of(network), f"networks:{network.__name__}")
+    form.ask_for(replace(first, choice=choice), first)
+    controller.run()
+    background.deliver_all()
+    line, problem = form.said[-2]
+    assert problem
+    assert line.startswith(f"1 of 2: Failed: {said}")
+    assert line.endswith(". The layer keeps 8 of 80 patches.")
+    assert "\n" not in line
+    networks.reset()
+    background.deliver_all()
+
+    assert form.said[-1][0].startswith("2 of 2: Done: 80 patches.")
+
+
+def test_the_last_line_says_that_memory_was_enough_for_smaller_batches_only(stage, checkpoint_of):
+    form, background = stage.form, stage.background
+    choice = Choice(checkpoint_of(networks.LittleMemory), "networks:LittleMemory")
+    form.ask_for(replace(form.request(), choice=choice))
+    stage.controller.run()
+    background.deliver_all()
+    fewer = "Memory was enough for 2 patches at a time, not for batches of 4."
+    export = "Export writes the layer to a file."
+    assert form.said[-1] == (f"Done: 80 patches. {export} {fewer}", False)
+
+    stage.controller.run()
+    background.deliver(3)
+    stage.controller.cancel()
+    background.deliver_all()
+    assert form.said[-1] == (f"Cancelled. The layer keeps 8 of 80 patches. {fewer}", False)
+
+
 def test_a_failed_run_does_not_stop_the_queue_and_is_told_at_the_end(stage, checkpoint_of):
     controller, form, viewer, background = stage
     first = form.request()
@@ -179,6 +223,27 @@ def test_what_waits_is_frozen_when_it_is_asked_for(stage, volume):
 
     data = np.asarray(viewer.layers["volume prediction [1]"].data)
     np.testing.assert_allclose(data, 2 * volume, rtol=1e-6)
+
+
+def test_equal_runs_have_names_that_differ_and_their_layers_the_same(stage):
+    controller, form, viewer, background = stage
+    first = form.request()
+    form.ask_for(first, first)
+    controller.run()
+    controller.run()
+    names = ["volume prediction", *(f"volume prediction [{count}]" for count in (1, 2, 3))]
+    assert [job.name for job in controller.queue] == names[1:]
+    background.deliver_all()
+    assert form.said[-1][0].startswith("2 of 4: ")
+    controller.drop(0)
+    for _ in range(2):
+        background.deliver_all()
+    assert [layer.name for layer in viewer.layers] == ["volume", *names[:2], names[3]]
+
+    form.ask_for(first)
+    controller.run()
+    background.deliver_all()
+    assert [layer.name for layer in viewer.layers][-1] == names[2]
 
 
 def test_two_runs_do_not_write_the_same_file(stage, tmp_path):

@@ -15,6 +15,7 @@ from napari_seamless.gui.checkpoint.opening import Opener
 from napari_seamless.gui.form import Form
 from napari_seamless.gui.overlays import Overlays
 from napari_seamless.gui.overlays.showing import Showing
+from napari_seamless.gui.runs import worker
 from napari_seamless.gui.runs.exporting import Exports
 from napari_seamless.gui.runs.following import Following
 from napari_seamless.gui.runs.live_layer import LiveLayer
@@ -27,7 +28,7 @@ from napari_seamless.gui.runs.scoring import Scoring
 from napari_seamless.gui.runs.session import Session, Start
 from napari_seamless.gui.runs.shortcuts import Shortcuts
 from napari_seamless.gui.runs.status import Status
-from napari_seamless.gui.runs.worker import Task, start_task, start_telling, start_worker
+from napari_seamless.gui.runs.worker import Task, start_task, start_worker
 
 
 class Controller:
@@ -65,11 +66,13 @@ class Controller:
         viewer: ViewerModel,
         form: Form,
         opener: Opener | None = None,
-        start: Start = start_worker,
+        start: Start | None = None,
         start_task: Callable[[Task, Callable[[Any], None]], None] = start_task,
-        start_telling: Callable[..., None] = start_telling,
+        start_telling: Callable[..., None] | None = None,
     ) -> None:
-        self._viewer, self._form, self._line = viewer, form, ""
+        self._viewer, self._form = viewer, form
+        start = start or partial(start_worker, viewer)
+        start_telling = start_telling or partial(worker.start_telling, viewer)
         self._overlays = Overlays(viewer, start_task)
         self._runs = Runs(viewer, form, self._overlays, opener or Opener(), start)
         self._showing = Showing(form, self._overlays, lambda: self._runs.is_busy)
@@ -97,8 +100,9 @@ class Controller:
             (runs.opened, lambda session: self._showing.show_run(session.view)),
             (runs.replanned, lambda session: self._showing.show_run(session.view)),
             (runs.progressed, self._progressed),
-            (runs.said, self._say),
+            (runs.said, self._status.say),
             (runs.ended, self._ended),
+            (runs.queue.changed, self._status.refresh),
             (runs.queue.changed, lambda: self.queue_changed.emit()),
             (exports.said, self._status.exporting),
             (exports.ended, self._status.exported),
@@ -217,12 +221,12 @@ class Controller:
         self._runs.close()
 
     def _add(self, requests: Sequence[Request]) -> None:
+        self._status.remark("")
         try:
             self._runs.add(requests)
         except SeamlessError as error:
             self._refuse(error)
         else:
-            self._status.remark("")
             self._form.run_started()
             self._form.offer([])
 
@@ -241,16 +245,12 @@ class Controller:
         self._select(self._viewer.layers.selection.active)
         self.progressed.emit(done, total)
 
-    def _say(self, line: str) -> None:
-        self._line = line
-        self._status.say(line)
-
     def _overlays_refused(self, line: str) -> None:
         if line:
             self._status.refuse(line)
-        elif self.is_busy:
+        else:
             self._status.remark("")
-            self._status.say(self._line)
+            self._status.refresh()
 
     def _ended(self, session: Session, error: Exception | None) -> None:
         self._form.set_state("exporting" if self._exports.is_busy else "idle")

@@ -41,7 +41,7 @@ def last_line(
     if failures := failure_lines(run):
         return f"Failed: {_first(failures)}.{kept}", True
     missing = missing_lines(run)
-    what = f" {_first(missing)}." if missing else ""
+    what = _fewer(run) + (f" {_first(missing)}." if missing else "")
     if run.status != "complete" and not (missing and run.done == run.total):
         return f"Cancelled.{kept or _NOTHING}{what}", bool(missing)
     where = "Export writes the layer to a file." if output is None else f"Written to {output}."
@@ -51,6 +51,15 @@ def last_line(
 def _skipped(run: "Run") -> str:
     count = sum(volume.skipped_count for volume in run.volumes)
     return f", {count} of them skipped" if count else ""
+
+
+def _fewer(run: "Run") -> str:
+    """Say how many patches there was memory for at once, if not for all that were asked for."""
+    asked, now = run.plan.config.batch_size, run.batch_size
+    if now == asked:
+        return ""
+    patches = f"{now} patches" if now > 1 else "1 patch"
+    return f" Memory was enough for {patches} at a time, not for batches of {asked}."
 
 
 def _kept(run: "Run | None", has_layer: bool, output: Path | None) -> str:

@@ -16,7 +16,7 @@ from psygnal import Signal
 from napari_seamless.engine.errors import one_line
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.gui.runs.live_layer import METADATA_KEY, LiveLayer
-from napari_seamless.gui.runs.worker import Tell, named, start_telling
+from napari_seamless.gui.runs.worker import Tell, named
 from napari_seamless.gui.space.axes import axes_of
 from napari_seamless.gui.space.geometry import Place, file_geometry
 
@@ -116,7 +116,8 @@ class Exporter:
     Parameters
     ----------
     start : callable
-        Does it in the background; see `worker.start_telling`.
+        Does it in the background: takes a job, and what is called as it tells and returns; see
+        `worker.start_telling`.
     """
 
     progressed = Signal(str, int, int)
@@ -124,7 +125,7 @@ class Exporter:
     ended = Signal(str, bool)
     """A line that says how it ended, and whether it is a problem."""
 
-    def __init__(self, start: Callable[..., None] = start_telling) -> None:
+    def __init__(self, start: Callable[..., None]) -> None:
         self._start = start
         self._cancelled = threading.Event()
         self._path: Path | None = None

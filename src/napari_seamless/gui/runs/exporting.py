@@ -8,7 +8,6 @@ from psygnal import Signal
 from napari_seamless.gui.form import Form
 from napari_seamless.gui.runs.export import Exporter
 from napari_seamless.gui.runs.live_layer import METADATA_KEY, LiveLayer
-from napari_seamless.gui.runs.worker import start_telling
 
 
 class Exports:
@@ -21,7 +20,7 @@ class Exports:
     form : Form
         Asks where, and shows how far it is.
     start : callable
-        Does it in the background; see `worker.start_telling`.
+        Does it in the background; see `Exporter`.
     """
 
     said = Signal(str, int, int)
@@ -29,9 +28,7 @@ class Exports:
     ended = Signal(str, bool)
     """A line that says how it ended, and whether it is a problem."""
 
-    def __init__(
-        self, viewer: ViewerModel, form: Form, start: Callable[..., None] = start_telling
-    ) -> None:
+    def __init__(self, viewer: ViewerModel, form: Form, start: Callable[..., None]) -> None:
         self._viewer, self._form = viewer, form
         self.line = ""
         """How far it is; "" if nothing is being written."""

@@ -1,7 +1,9 @@
 """Names of predictions that tell them apart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
+
+from napari.utils.naming import inc_name_count
 
 from napari_seamless.gui.runs.request import Request
 from napari_seamless.gui.space.scope import named
@@ -29,6 +31,13 @@ def name_of(request: Request, others: Sequence[Request]) -> str:
     more = ["…"] if len(different) > MOST_SAID else []
     whole = named(request.plan.image.name, request.plan.config)
     return ", ".join([whole, *different[:MOST_SAID], *more])
+
+
+def not_taken(name: str, taken: Container[str]) -> str:
+    """Return a name, with the next free number behind it if it is taken, as napari counts."""
+    while name in taken:
+        name = inc_name_count(name)
+    return name
 
 
 def _facts(request: Request) -> dict[str, tuple[Any, str]]:

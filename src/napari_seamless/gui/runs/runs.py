@@ -12,7 +12,7 @@ from napari_seamless.gui.checkpoint.opening import Opener
 from napari_seamless.gui.form import Form
 from napari_seamless.gui.overlays import Overlays
 from napari_seamless.gui.runs.live_layer import LiveLayer
-from napari_seamless.gui.runs.naming import name_of
+from napari_seamless.gui.runs.naming import name_of, not_taken
 from napari_seamless.gui.runs.queue import Job, Queue
 from napari_seamless.gui.runs.request import Request, inputs_of
 from napari_seamless.gui.runs.session import Session, Start
@@ -136,7 +136,9 @@ class Runs:
         jobs: list[Job] = []
         for request in requests:
             others = [job.request for job in [*ahead, *pending, *jobs]]
-            job = Job(name_of(request, others), request, inputs_of(request))
+            taken = {each.name for each in [*self._viewer.layers, *pending, *jobs]}
+            name = not_taken(name_of(request, others), taken)
+            job = Job(name, request, inputs_of(request))
             _check_output(job, [*pending, *jobs])
             jobs.append(job)
         return jobs

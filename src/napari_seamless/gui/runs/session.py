@@ -100,6 +100,12 @@ class Session:
         """Whether it can predict only what is looked at: processes of their own cannot."""
         return self.job.request.workers is None
 
+    @property
+    def is_previewing(self) -> bool:
+        """Whether it goes on, be it waiting, until it shall predict more than what is looked at."""
+        is_wanted = self._stream is not None and not self._stream.is_cancelled
+        return is_wanted and self._is_preview and self.can_preview
+
     def begin(self, opener: Opener, start: Start) -> None:
         """Start the worker."""
         request = self.job.request
@@ -127,8 +133,8 @@ class Session:
     def cancel(self) -> None:
         """End the run after its batch; its layer stays, marked partial."""
         if self._stream is not None:
-            self.said.emit("Cancelling …")
             self._stream.cancel()
+            self.said.emit("Cancelling …")
 
     def follow(self, is_following: bool) -> None:
         """Let the focus move with the view from now on, or stay where it is."""
@@ -218,7 +224,7 @@ class Session:
     def _say_how_far(self) -> None:
         if self._progress is None or self.view is None or self.is_paused or not self.is_running:
             return
-        if self._is_preview and self.can_preview:
+        if self.is_previewing:
             self.said.emit(_preview_line(*self.view.patches_shown()))
         else:
             self.said.emit("\n".join([self._progress.line(), *self._notes(self.view.run)]))

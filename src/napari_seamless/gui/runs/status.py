@@ -26,8 +26,13 @@ class Status:
     def say(self, line: str) -> None:
         """Say how far the run is."""
         self._line = line
-        lines = [self._placed(line), self._exports.line, self._remark]
+        lines = [self._placed(line), self._held(), self._exports.line, self._remark]
         self._form.say("\n".join(filter(None, lines)))
+
+    def refresh(self) -> None:
+        """Say it again while a run is on: other runs wait for it, or there is a remark no more."""
+        if self._runs.is_busy:
+            self.say(self._line)
 
     def remark(self, text: str) -> None:
         """Say something under what is said of the run, until it has ended; "" takes it back."""
@@ -63,6 +68,11 @@ class Status:
         if not self._runs.is_busy:
             self._form.set_state("idle")
         self._form.say(line, is_problem)
+
+    def _held(self) -> str:
+        session, waiting = self._runs.session, self._runs.queue.waiting
+        is_held = session is not None and session.is_previewing and waiting
+        return "The next run starts when Preview is off" if is_held else ""
 
     def _placed(self, line: str) -> str:
         place = self._runs.queue.place

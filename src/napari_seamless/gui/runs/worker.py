@@ -9,11 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Union
 
 import superqt.utils
-from napari.qt.threading import GeneratorWorker, create_worker
+from napari.components import ViewerModel
+from napari.qt.threading import FunctionWorker, GeneratorWorker
+from napari.utils.task_status import Status
 from qtpy.QtCore import QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
-from napari_seamless.engine.errors import EndedError
+from napari_seamless.engine.errors import EndedError, PredictionError
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
     from napari_seamless.engine.events import Event
@@ -93,8 +95,10 @@ class RunStream:
                 yield from run
             del run
             ended = Ended()
-        except Exception as error:  # passed on to the user
-            ended = Ended(error)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # passed on to the user: a thread has nobody to tell
+            ended = Ended(error if isinstance(error, Exception) else _broken_off(error))
         self._release()
         yield ended
 
@@ -119,8 +123,43 @@ class RunStream:
         return run
 
 
-class RunWorker(GeneratorWorker):
-    """A worker whose `quit`, called by napari when its window closes, cancels the run.
+def _broken_off(error: BaseException) -> PredictionError:
+    """Return an error that says what would have ended a program, as Ctrl-C does."""
+    broken = PredictionError(
+        f"{type(error).__name__} ended the run; let the network's code raise an error in its place"
+    )
+    broken.__cause__ = error
+    return broken
+
+
+class _PlainRun(superqt.utils.WorkerBase):
+    """Runs as superqt's workers do, but leaves Python's warnings alone.
+
+    Those catch them on their thread, though that is global: of two that overlap, one leaves its own
+    hook in place, which swallows every later warning of the program.
+    """
+
+    def run(self) -> None:
+        """Do the work, and tell of its end; called by Qt, on a thread."""
+        self.started.emit()
+        self._running = True
+        try:
+            result = self.work()
+        except Exception as error:  # told on the main thread
+            self.errored.emit(error)
+        else:
+            self.returned.emit(result)
+        self._running = False
+        self.finished.emit()
+        self._finished.emit(self)
+
+
+class JobWorker(_PlainRun, FunctionWorker):
+    """A worker that calls a function."""
+
+
+class RunWorker(_PlainRun, GeneratorWorker):
+    """A worker whose `quit`, called by napari when the program ends, cancels the run.
 
     The worker itself is left to finish: aborted, it would not close the run.
     """
@@ -159,7 +198,7 @@ def start_task(task: Task, done: Callable[[Any], None]) -> None:
 
     napari does not ask before it closes while one goes on: nothing is lost with it.
     """
-    worker = superqt.utils.create_worker(task, _start_thread=False)
+    worker = superqt.utils.create_worker(task, _worker_class=JobWorker, _start_thread=False)
     worker.returned.connect(done)
     worker.start()
 
@@ -174,10 +213,10 @@ class _Relay(QObject):
     told = QtSignal(object)
 
 
-def start_telling(job: Callable[[Tell], Any], told: Tell, done: Tell) -> None:
+def start_telling(viewer: ViewerModel, job: Callable[[Tell], Any], told: Tell, done: Tell) -> None:
     """Do a job on a thread; the main thread gets what the job tells meanwhile, and returns.
 
-    napari asks before it closes while one goes on; `named` says what it does.
+    napari asks before it closes the viewer while one goes on; `named` says what it does.
     """
     relay = _Relay()
     relay.told.connect(told)
@@ -186,20 +225,43 @@ def start_telling(job: Callable[[Tell], Any], told: Tell, done: Tell) -> None:
         relay.deleteLater()
         done(result)
 
-    waiting = [job]  # napari keeps the function, and shall not keep what it works with
-    once = named(repr(job), lambda tell: waiting.pop()(tell))
-    worker = create_worker(once, relay.told.emit, _start_thread=False)
+    worker = superqt.utils.create_worker(
+        job, relay.told.emit, _worker_class=JobWorker, _start_thread=False
+    )
     worker.returned.connect(end)
+    _announce(viewer, worker, repr(job))
     worker.start()
 
 
-def start_worker(stream: RunStream, receive: Callable[[Message], None]) -> None:
-    """Drain a stream on a thread; `receive` gets its messages on the main thread."""
-    function = named(f"blended inference ({stream.name})", _messages, stream)
-    worker = create_worker(function, stream, _worker_class=RunWorker, _start_thread=False)
+def start_worker(
+    viewer: ViewerModel, stream: RunStream, receive: Callable[[Message], None]
+) -> None:
+    """Drain a stream on a thread; `receive` gets its messages on the main thread.
+
+    napari asks before it closes the viewer while the run goes on, and cancels it.
+    """
+    worker = superqt.utils.create_worker(
+        stream.messages, stream, _worker_class=RunWorker, _start_thread=False
+    )
     worker.yielded.connect(receive)
+    _announce(viewer, worker, f"blended inference ({stream.name})", stream.cancel)
     worker.start()
 
 
-def _messages(stream: RunStream) -> Generator[Message]:
-    yield from stream.messages()
+def _announce(
+    viewer: ViewerModel,
+    worker: superqt.utils.WorkerBase,
+    text: str,
+    cancel: Callable[[], None] | None = None,
+) -> None:
+    """Tell the window of a viewer what a worker does, and how that is cancelled.
+
+    napari's own `create_worker` tells the window that is in front, so that closing another viewer
+    would cancel a run, and closing its own would not ask.
+    """
+    window: Any = getattr(viewer, "window", None)
+    window = getattr(window, "__wrapped__", window)  # what plugins get shows no private names
+    if not hasattr(window, "_register_task_status"):  # no screen, or a napari that has it elsewhere
+        return
+    task = window._register_task_status("napari-seamless", Status.BUSY, text, cancel)
+    worker.finished.connect(partial(window._update_task_status, task, Status.COMPLETED, text))

@@ -176,7 +176,7 @@ def _left_out(
     return f"it also returns {' and '.join(texts)}" if texts else ""
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | SystemExit) -> str:
     """Return what an error says; TorchScript puts the cause on its last line."""
     lines = str(error).strip().splitlines()
     is_scripted = len(lines) > 1 and "TorchScript interpreter" in lines[0]

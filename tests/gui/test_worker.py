@@ -1,0 +1,28 @@
+"""Tasks on threads, and what they must not touch."""
+
+import threading
+import warnings
+
+from napari_seamless.gui.runs.worker import start_task
+
+
+def test_tasks_that_overlap_leave_the_hook_for_warnings_alone(qtbot):
+    hook, answers = warnings.showwarning, []
+    first_may_end, second_has_begun = threading.Event(), threading.Event()
+
+    def first():
+        assert second_has_begun.wait(30)
+        return "first"
+
+    def second():
+        second_has_begun.set()
+        assert first_may_end.wait(30)
+        return "second"
+
+    start_task(first, answers.append)
+    start_task(second, answers.append)
+    qtbot.waitUntil(lambda: answers == ["first"], timeout=30_000)
+    first_may_end.set()
+    qtbot.waitUntil(lambda: answers == ["first", "second"], timeout=30_000)
+
+    assert warnings.showwarning is hook
