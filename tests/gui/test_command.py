@@ -19,7 +19,7 @@ from napari_seamless.cli import main
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import SeamlessError
 from napari_seamless.gui.checkpoint.opening import Choice, Opener
-from napari_seamless.gui.presets.command import command_line, unsaved_in
+from napari_seamless.gui.presets.command import command_line, notes_on, unsaved_in
 from napari_seamless.gui.presets.dropped import presets_of
 from napari_seamless.gui.readers import get_reader
 from napari_seamless.gui.runs.request import Plan, Request, inputs_of, open_run
@@ -103,7 +103,7 @@ def test_an_hdf5_dataset_with_a_region(tmp_path, volume, checkpoint, layers_of, 
         file["a/raw"] = volume
     (layer,) = layers_of(path)
     request = request_over(layer, checkpoint, region="1:9,3:40,0:31", overlap=0.3)
-    line = command_line(request, known)
+    line = command_line([request], known)
 
     assert shlex.split(line)[2] == f"{path}::a/raw"
     assert unsaved_in(line) == ""
@@ -117,7 +117,7 @@ def test_only_what_differs_is_said(tmp_path, volume, checkpoint, layers_of):
     (layer,) = layers_of(path)
     known = {"patch_size": (4, 12, 16), "overlap": 0.75, "blending": "hann"}
     request = request_over(layer, checkpoint, overlap=0.5, output_scale=(1, "1/2", 2))
-    said = shlex.split(command_line(request, known))
+    said = shlex.split(command_line([request], known))
 
     assert said == [
         *("napari-seamless", "predict", f"{path}::raw"),
@@ -173,7 +173,7 @@ def test_every_setting_comes_back_from_the_command_line(volume, checkpoint, tmp_
     layer = ViewerModel().add_image(volume)
     config = InferenceConfig(**every)
     request = Request(Plan(layer, config), Choice(checkpoint))
-    arguments = shlex.split(command_line(request))[1:]
+    arguments = shlex.split(command_line([request]))[1:]
     options = parse(arguments, predict=main, inspect=main, evaluate=main, demo=main)
 
     assert InferenceConfig(**settings_of(options)) == config
@@ -187,7 +187,7 @@ def test_a_level_of_a_pyramid_with_a_mask(tmp_path, volume, checkpoint, layers_o
     (mask_layer,) = layers_of(tmp_path / "mask.zarr")
     (layer,) = layers_of(path)
     request = request_over(layer, checkpoint, level=1, mask=mask_layer)
-    line = command_line(request)
+    line = command_line([request])
 
     assert shlex.split(line)[2] == f"{path}::1"
     assert_same_bits(request, line, tmp_path)
@@ -198,7 +198,7 @@ def test_time_points_of_a_series(tmp_path, volume, checkpoint, layers_of):
     path = write_ome(tmp_path / "movie.zarr", "0.5", "tczyx", movie)
     (layer,) = layers_of(path)
     request = request_over(layer, checkpoint, time_points=(1, 2))
-    line = command_line(request)
+    line = command_line([request])
     expected = result_of(request)
 
     with h5py.File(run_command(line, tmp_path)) as file:
@@ -209,7 +209,7 @@ def test_a_tiff_that_napari_itself_opened(tmp_path, volume, checkpoint):
     path = tmp_path / "stack.tif"
     layer = opened_by_napari(path, volume)
     request = request_over(layer, checkpoint)
-    line = command_line(request)
+    line = command_line([request])
 
     assert shlex.split(line)[2] == str(path)
     assert_same_bits(request, line, tmp_path)
@@ -225,11 +225,11 @@ def test_a_layer_whose_voxels_are_in_no_file_gets_a_placeholder(
         layer.name = "brighter one"
     else:
         layer = ViewerModel().add_image(volume, name="brighter one")
-    line = command_line(request_over(layer, checkpoint))
+    line = command_line([request_over(layer, checkpoint)])
 
     assert shlex.split(line)[2] == "PATH OF brighter one"
     assert unsaved_in(line) == (
-        "Copied, but 'brighter one' is in no file: save it, and put its path into the command"
+        "'brighter one' is in no file: save it, and put its path into the command"
     )
 
 
@@ -241,7 +241,7 @@ def test_resources_trust_and_weights(tmp_path, volume, checkpoint):
     output = tmp_path / "out dir" / "p.h5"
 
     def said(**options) -> list[str]:
-        return shlex.split(command_line(Request(plan, choice, output, **options), {}))[3:]
+        return shlex.split(command_line([Request(plan, choice, output, **options)], {}))[3:]
 
     assert said(memory=3 * 2**29) == [
         *("--checkpoint", str(checkpoint), "--architecture", "UNet"),
@@ -260,11 +260,135 @@ def test_a_damaged_file_is_no_source(tmp_path, volume, checkpoint):
     layer = opened_by_napari(path, volume)
     path.write_bytes(b"damage")
     try:
-        line = command_line(request_over(layer, checkpoint))
+        line = command_line([request_over(layer, checkpoint)])
     except SeamlessError as error:
         pytest.fail(str(error))
 
     assert shlex.split(line)[2] == f"PATH OF {layer.name}"
+
+
+def stacks(tmp_path, volume, *names: str) -> list:
+    """Return a layer for each of several files, one brighter than the other."""
+    return [
+        opened_by_napari(tmp_path / f"{name}.tif", volume + number)
+        for number, name in enumerate(names)
+    ]
+
+
+def test_several_images_are_one_command(tmp_path, volume, checkpoint):
+    mask = np.zeros((12, 40, 40), np.uint8)
+    mask[2:5, 3:9, 4:18] = 1
+    mask_layer = opened_by_napari(tmp_path / "mask.tif", mask)
+    layers = stacks(tmp_path, volume, "one", "the other")
+    requests = [request_over(layer, checkpoint, mask=mask_layer) for layer in layers]
+    line = command_line(requests)
+    assert "\n" not in line
+    _, *arguments = shlex.split(line)
+    assert arguments[1:3] == [str(tmp_path / "one.tif"), str(tmp_path / "the other.tif")]
+    at = arguments.index("--output") + 1
+    assert arguments[at] == "{name}_prediction.zarr"
+    arguments[at] = str(tmp_path / "{name}_prediction.h5")
+
+    assert main(arguments) == 0
+    for request, name in zip(requests, ("one", "the_other"), strict=True):
+        with h5py.File(tmp_path / f"{name}_prediction.h5") as file:
+            found = file["main"][...]
+        (expected,) = result_of(request)
+        assert found.tobytes() == np.nan_to_num(expected).tobytes()
+
+
+def test_files_of_one_name_are_told_apart_by_their_number(tmp_path, volume, checkpoint):
+    (tmp_path / "b").mkdir()
+    layers = [*stacks(tmp_path, volume, "raw"), *stacks(tmp_path / "b", volume, "raw")]
+    said = shlex.split(command_line([request_over(each, checkpoint) for each in layers]))
+
+    assert said[said.index("--output") + 1] == "{vol_id}_prediction.zarr"
+
+
+def test_outputs_are_those_that_the_form_writes(tmp_path, volume, checkpoint):
+    layers = stacks(tmp_path, volume, "one", "two")
+
+    def lines_of(*outputs: str, **more) -> list[str]:
+        requests = [
+            request_over(layer, checkpoint, output=tmp_path / output)
+            for layer, output in zip(layers, outputs, strict=True)
+        ]
+        return command_line(requests).splitlines()
+
+    (line,) = lines_of("out one.zarr", "out two.zarr")
+    assert str(tmp_path / "out {name}.zarr") in shlex.split(line)
+    first, second = map(shlex.split, lines_of("out a.zarr", "out b.zarr"))
+    assert first[2] == str(tmp_path / "one.tif")
+    assert first[first.index("--output") + 1] == str(tmp_path / "out a.zarr")
+    assert second[2] == str(tmp_path / "two.tif")
+    assert second[second.index("--output") + 1] == str(tmp_path / "out b.zarr")
+
+
+def test_images_with_other_settings_have_a_line_each(tmp_path, volume, checkpoint):
+    layers = stacks(tmp_path, volume, "one", "two")
+    regions = ("0:4,0:40,0:40", "2:9,0:40,0:40")
+    requests = [
+        request_over(layer, checkpoint, region=region)
+        for layer, region in zip(layers, regions, strict=True)
+    ]
+    lines = command_line(requests).splitlines()
+
+    assert [line.split("--region ")[1].split()[0] for line in lines] == list(regions)
+
+
+def test_an_output_that_is_there_is_no_reason_to_refuse(session_over, tmp_path, volume, checkpoint):
+    session = session_over(volume)
+    widget, output = session.widget, tmp_path / "out.h5"
+    output.touch()
+    session.choose(checkpoint, networks.Ramp)
+    widget.output.value = output
+    session.wait_for(lambda: "out.h5 exists" in session.status)
+    presets_of(session.viewer).copy_command()
+    line = QApplication.clipboard().text()
+
+    assert str(output) in shlex.split(line)
+    assert "--overwrite" not in line
+    assert session.status == (
+        "Copied, but 'volume' is in no file: save it, and put its path into the command; "
+        "out.h5 exists: choose another name in the command, or add --overwrite"
+    )
+    widget.start_anew.value = True
+    presets_of(session.viewer).copy_command()
+    assert "--overwrite" in QApplication.clipboard().text()
+    assert "out.h5" not in session.status
+
+
+def test_the_form_copies_the_command_of_all_selected_images(
+    session_over, tmp_path, volume, checkpoint
+):
+    session = session_over(volume)
+    session.viewer.layers.clear()
+    for name in ("one", "two"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", volume)
+    session.viewer.open([tmp_path / "one.tif", tmp_path / "two.tif"], plugin="napari")
+    session.choose(checkpoint, networks.Ramp)
+    session.viewer.layers.select_all()
+    session.widget.all_selected.value = True
+    presets_of(session.viewer).copy_command()
+    inputs = shlex.split(QApplication.clipboard().text())[2:4]
+
+    assert sorted(inputs) == [str(tmp_path / "one.tif"), str(tmp_path / "two.tif")]
+    assert session.status == "The command line is on the clipboard"
+
+
+def test_a_note_for_each_output_that_is_there(tmp_path, volume, checkpoint):
+    layers = stacks(tmp_path, volume, "one", "two")
+    requests = [
+        request_over(layer, checkpoint, output=tmp_path / f"{name}.h5")
+        for layer, name in zip(layers, ("one", "two"), strict=True)
+    ]
+    line = command_line(requests)
+    assert notes_on(requests, line) == ""
+    requests[1].output.touch()
+
+    assert notes_on(requests, line) == (
+        "Copied, but two.h5 exists: choose another name in the command, or add --overwrite"
+    )
 
 
 def test_the_widgets_own_run_has_the_same_bits(session_over, tmp_path, volume, checkpoint):

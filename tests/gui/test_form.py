@@ -6,6 +6,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QScrollArea, QToolButton
 
 import networks
+from napari_seamless.engine.errors import OutputError
 from napari_seamless.gui.panel.sections import PROBLEM_COLOR, walk
 
 FIRST_LOOK = ("image", "checkpoint", "patch_size", "overlap", "run_button", "preview", "status")
@@ -270,6 +271,13 @@ class TestImages:
         assert first.plan.config == second.plan.config
         assert first.output == tmp_path / "out volume.zarr"
         assert second.output == tmp_path / "out other.zarr"
+        (tmp_path / "out other.zarr").mkdir()
+        with pytest.raises(OutputError, match=r"out other\.zarr exists; choose another name, or"):
+            widget.requests()
+        widget.output.value = tmp_path / "new.zarr"
+        widget.output.value = tmp_path / "out.zarr"
+        assert "out other.zarr exists" in ready.status
+        assert not widget.anew_row.native.isHidden()
         viewer.layers.selection = {other}
         assert not widget.all_selected.visible
         assert len(widget.requests()) == 1

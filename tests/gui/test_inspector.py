@@ -422,6 +422,24 @@ def test_another_patch_takes_the_place_of_the_first(stage_of, volume):
     assert not stage.panel.hide_button.isEnabled()
 
 
+def test_the_prediction_of_a_patch_lets_its_input_be_seen(stage_of, volume):
+    stage = stage_of(volume, networks.Doubled())
+    stage.view.live.layer.colormap = "green"
+    stage.move(stage.world_of((3, 11, 13)))
+    stage.rest()
+    number = stage.numbers[0]
+    stage.pick(number)
+    given, predicted, window = stage.viewer.layers[-3:]
+
+    assert [each.name.split()[-1] for each in (given, predicted, window)] == [
+        *("input", "prediction", "window")
+    ]
+    assert predicted.colormap.name == "green"
+    assert predicted.opacity == 0.5
+    assert predicted.blending.startswith("translucent")
+    assert window.blending == "additive"
+
+
 def test_a_patch_whose_layer_was_removed_is_shown_anew(stage_of, volume):
     stage = stage_of(volume, Doubtful())
     stage.click(stage.world_of((5, 20, 17)))

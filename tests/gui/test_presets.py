@@ -53,10 +53,10 @@ class SmallForm:
         known = {name: self.fields[name] for name in SETTINGS}
         self.settings = FileSettings(known) if keeps else None
         self.said: list[tuple[str, bool]] = []
-        self.command = "napari-seamless predict 'a b.h5'"
+        self.command, self.note = "napari-seamless predict 'a b.h5'", ""
         self.presets = Presets(
             lambda: self.fields,
-            lambda: self.command,
+            lambda: (self.command, self.note),
             lambda line, is_problem: self.said.append((line, is_problem)),
             settings=self.settings,
             viewer=viewer,
@@ -276,12 +276,42 @@ class TestSavedSettings:
         assert form["trust"] is False
 
     def test_an_architecture_that_was_found_in_the_file_is_left_to_it(self, form, tmp_path):
-        facts = {"config": {}, "architecture": "os:system", "architecture_origin": "file"}
+        config = {"blending": "hann"}
+        facts = {"config": config, "architecture": "os:system", "architecture_origin": "file"}
         (tmp_path / "run.json").write_text(json.dumps(facts))
         form.presets.load(tmp_path / "run.json")
 
         assert form["architecture"] == ""
         assert form.said == [("Settings of run.json taken", False)]
+
+    @pytest.mark.parametrize(
+        ("facts", "why"),
+        [
+            ({"config": {}}, "it holds no settings"),
+            ({"config": {"colour": 3}}, "colour is no setting of this version"),
+            (
+                {"config": {"a": 1}, "checkpoint": "gone.pt", "architecture": "os:system"},
+                "a is no setting of this version; checkpoint gone.pt (no such file here; choose "
+                "it); architecture os:system (it would be imported; type it if you trust it)",
+            ),
+        ],
+    )
+    def test_where_nothing_can_be_taken_nothing_is_said_to_be(self, form, tmp_path, facts, why):
+        (tmp_path / "run.json").write_text(json.dumps(facts))
+        before = form.values
+        form.presets.load(tmp_path / "run.json")
+
+        assert form.values == before
+        assert form.said == [(f"No settings of run.json taken: {why}", True)]
+
+    def test_a_checkpoint_alone_counts_as_taken(self, form, checkpoint, tmp_path):
+        facts = {"config": {"colour": 3}, "checkpoint": str(checkpoint)}
+        (tmp_path / "run.json").write_text(json.dumps(facts))
+        form.presets.load(tmp_path / "run.json")
+
+        assert form["checkpoint"] == checkpoint
+        expected = "Settings of run.json taken, but not: colour is no setting of this version"
+        assert form.said == [(expected, True)]
 
     @pytest.mark.parametrize("text", ["{oops", "[1]", '{"name": "else"}', "\xff"])
     def test_what_is_no_json_of_a_run_is_one_line(self, form, tmp_path, text):
@@ -382,12 +412,9 @@ def test_the_command_is_on_the_clipboard(form):
     form.presets.copy_command()
     assert QApplication.clipboard().text() == "napari-seamless predict 'a b.h5'"
     assert form.said.pop() == ("The command line is on the clipboard", False)
-    form.command = "napari-seamless predict 'PATH OF raw'"
+    form.note = "Copied, but it rains"
     form.presets.copy_command()
-
-    assert QApplication.clipboard().text() == form.command
-    expected = "Copied, but 'raw' is in no file: save it, and put its path into the command"
-    assert form.said.pop() == (expected, True)
+    assert form.said.pop() == ("Copied, but it rains", True)
     form.presets._command = lambda: InferenceConfig()
     form.presets.copy_command()
     assert form.said.pop() == ("No command: patch_size is required", True)

@@ -263,6 +263,51 @@ def test_a_name_without_suffix_gets_that_of_the_chosen_kind(
     assert "exists" in session.status
 
 
+def test_a_folder_is_not_offered_to_export_to_and_refused_in_words_of_the_form(
+    session_over, volume, tmp_path, monkeypatch
+):
+    from qtpy.QtWidgets import QFileDialog
+
+    offered = []
+
+    def choose(parent, title, suggestion, kinds):
+        offered.append(suggestion)
+        return "p.zarr", kinds
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
+    monkeypatch.chdir(tmp_path)
+    session = session_over(volume)
+    for name in ("p.zarr", "p 2.zarr"):
+        (tmp_path / name).mkdir()
+
+    assert session.widget.ask_where("p.zarr") is None
+    assert offered == ["p 3.zarr"]
+    assert session.status == "p.zarr exists; choose another name, or delete it first"
+
+
+def test_an_unfinished_run_with_other_settings_is_refused_in_words_of_the_form(
+    session_over, checkpoint_of, volume, tmp_path
+):
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Gated), networks.Gated)
+    session.widget.output.value = tmp_path / "out.zarr"
+    session.press("run_button")
+    networks.let_through(9)
+    session.wait_for_batches(4)
+    session.press("cancel_button")
+    networks.let_through(3)
+    assert session.wait_for_end().endswith("Run goes on with it.")
+    session.widget.overlap.value = 0.25
+    networks.let_through(200)
+    session.press("run_button")
+
+    assert "--" in session.wait_for_end()  # what Python and the command line are told
+    assert session.status.endswith(
+        "choose another output, or tick 'Delete what is there and start anew'"
+    )
+    assert not session.widget.anew_row.native.isHidden()
+
+
 def test_the_form_says_what_an_output_that_is_there_means(
     session_over, checkpoint_of, volume, tmp_path
 ):

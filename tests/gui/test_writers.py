@@ -182,3 +182,13 @@ def test_other_kinds_of_layers_are_left_to_others(npe2pm_with_seamless):
     assert writer is None
     writer, _ = npe2pm_with_seamless.get_writer("out.tiff", ["labels"], PLUGIN)
     assert writer.display_name == "TIFF, chunk by chunk"
+
+
+def test_a_folder_that_is_there_is_refused_in_words_of_the_dialog(tmp_path, raw):
+    path = tmp_path / "out.zarr"
+    save(path, Image(raw, name="raw"))
+    with pytest.raises(WriteError) as caught:
+        save(path, Image(raw + 1, name="raw"))
+
+    assert str(caught.value) == "out.zarr exists; choose another name, or delete it first"
+    np.testing.assert_array_equal(voxels_of(path), raw[np.newaxis])

@@ -1,5 +1,6 @@
 """Asking for the file to export to."""
 
+from itertools import chain, count
 from pathlib import Path
 
 from qtpy.QtWidgets import QFileDialog, QWidget
@@ -18,7 +19,7 @@ def ask_where(parent: QWidget, suggestion: str) -> Path | None:
     parent : QWidget
         What the dialog belongs to.
     suggestion : str
-        A name.
+        A name; where it is taken, one with a number is offered.
 
     Raises
     ------
@@ -26,7 +27,7 @@ def ask_where(parent: QWidget, suggestion: str) -> Path | None:
         If it cannot be replaced, or the dialog has not asked whether it may be.
     """
     chosen, kind = QFileDialog.getSaveFileName(
-        parent, "Export the prediction", suggestion, OUTPUT_FILTER
+        parent, "Export the prediction", _unused(suggestion), OUTPUT_FILTER
     )
     if not chosen:
         return None
@@ -36,5 +37,12 @@ def ask_where(parent: QWidget, suggestion: str) -> Path | None:
         if path.is_file():  # the dialog has asked about the name without a suffix only
             raise OutputError(f"{path.name} exists; choose it in the dialog to replace it")
     if path.is_dir():
-        raise OutputError(f"{path.name} exists; choose another name")
+        raise OutputError(f"{path.name} exists; choose another name, or delete it first")
     return path
+
+
+def _unused(name: str) -> str:
+    """Return a name that no file has: of a folder, the dialog would show what is in it."""
+    path = Path(name)
+    names = (path.with_stem(f"{path.stem} {number}") for number in count(2))
+    return str(next(each for each in chain([path], names) if not each.exists()))

@@ -27,10 +27,9 @@ from napari_seamless.gui.panel.image_choice import ImageChoice
 from napari_seamless.gui.panel.lines import breakable
 from napari_seamless.gui.panel.marks import Marks, named_first
 from napari_seamless.gui.panel.profile import ProfilePicture, profile_or_none
-from napari_seamless.gui.panel.resources_form import ResourcesForm
+from napari_seamless.gui.panel.resources_form import ResourcesForm, in_form_words
 from napari_seamless.gui.panel.run_controls import RunControls
 from napari_seamless.gui.panel.sections import align_labels, compact, label_width, scrolled, walk
-from napari_seamless.gui.presets.command import command_line
 from napari_seamless.gui.presets.presets import Presets
 from napari_seamless.gui.presets.recent import RecentCheckpoints
 from napari_seamless.gui.runs.estimate import Estimator
@@ -84,7 +83,7 @@ class BlendedInference(Container):
         )
         self._presets = Presets(
             self.fields_by_name,
-            self._command,
+            self._asking.command,
             self.say,
             settings=self._settings,
             viewer=self._viewer,
@@ -190,7 +189,7 @@ class BlendedInference(Container):
 
     def say(self, text: str, problem: bool = False) -> None:
         """Show the status."""
-        self._footer.say(text, problem)
+        self._footer.say(in_form_words(text), problem)
 
     def reset_choices(self, *args: Any) -> None:
         """Follow the viewer's layers: napari calls this when they change."""
@@ -243,11 +242,12 @@ class BlendedInference(Container):
         self._show_others()
         if self._footer.is_busy:
             return
-        self._resources.ask_for_agreement()
+        outputs = self._asking.outputs()
+        self._resources.ask_for_agreement(outputs)
         is_reading, name = self._model.is_reading, self._model.file_name
-        ready = f"Reading {name} …" if is_reading else self._resources.ready()
+        ready = f"Reading {name} …" if is_reading else self._resources.ready(outputs)
         is_wrong = problem is not None and not problem.is_open
-        self._own_line = problem.line if problem else ready
+        self._own_line = in_form_words(problem.line if problem else ready)
         self.say(self._own_line, problem=is_wrong)
 
     def _model_known(self) -> None:
@@ -275,12 +275,6 @@ class BlendedInference(Container):
         others = self._settings.without_field
         self.others.value = ", ".join(f"{name} {value}" for name, value in others.items())
         self.others.visible = bool(others)
-
-    def _command(self) -> str:
-        reading = self._model.reading
-        report = None if reading is None else reading.report
-        request, *_ = self.requests()
-        return command_line(request, None if report is None else report.settings)
 
     def _close_if_removed(self) -> None:
         """End everything when the dock is closed: napari takes the widget out and keeps it."""

@@ -11,7 +11,7 @@ from napari.utils import cancelable_progress
 from napari_seamless.engine.errors import OutputError, UnusableInputError, WriteError, one_line
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.gui.runs.export import export_metadata
-from napari_seamless.gui.runs.request import opened_layer
+from napari_seamless.gui.runs.request import is_unfinished, opened_layer
 from napari_seamless.gui.space.series import with_axes
 from napari_seamless.io.export import write_arrays
 
@@ -104,6 +104,8 @@ def _write(path: Path, arrays: Mapping[str, LazyArray], layers: Sequence[Layer])
     napari saves on its main thread. Its bar has Qt handle events at each step, so that the viewer
     answers between two chunks and the bar's Cancel is heard.
     """
+    if path.is_dir() and not is_unfinished(path):  # the dialog does not ask about folders
+        raise OutputError(f"{path.name} exists; choose another name, or delete it first")
     first = next((layer for layer in layers if layer._type_string == "image"), layers[0])
     bar = cancelable_progress(total=0, desc=f"Writing {path.name}", unit=" chunks")
 

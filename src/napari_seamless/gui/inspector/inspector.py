@@ -277,6 +277,7 @@ class Inspector:
             self.native.show_waiting(answer)
             return
         given, predicted = answer
+        drawn = None if view.live is None else view.live.layer
         picture = PatchPicture(
             index,
             given,
@@ -285,7 +286,8 @@ class Inspector:
             place_of_input(view, vol_id, index),
             place_of_patch(subject, index),
             self._times[vol_id] if self._times else None,
-            None if view.live is None else view.live.layer.contrast_limits,
+            None if drawn is None else drawn.contrast_limits,
+            "magma" if drawn is None else drawn.colormap,
         )
         self._layers.show(picture)
         self.native.show_waiting("")

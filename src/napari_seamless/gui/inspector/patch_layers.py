@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Layer
+from napari.utils import Colormap
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
@@ -39,6 +40,8 @@ class PatchPicture:
         The time point of a series.
     limits : sequence of two floats, optional
         The contrast limits of the prediction; its own range by default.
+    colormap : Colormap or str
+        Of the prediction, as in the layer of the run.
     """
 
     index: int
@@ -49,14 +52,18 @@ class PatchPicture:
     place: Place
     time: int | None = None
     limits: Sequence[float] | None = None
+    colormap: Colormap | str = "magma"
 
     def layers(self) -> list[Image]:
-        """Return the layers, the lowest first."""
+        """Return the layers, the lowest first; each lets what is below it be seen."""
         weights = self.window[None]
         high = float(self.window.max())
         return [
             self._layer("input", self.given, self.given_place, None, colormap="gray"),
-            self._layer("prediction", self.predicted, self.place, self.limits, colormap="magma"),
+            self._layer(
+                "prediction", self.predicted, self.place, self.limits, colormap=self.colormap,
+                blending="translucent_no_depth", opacity=0.5,  # depth has no say: at one place
+            ),
             self._layer(
                 "window", weights, self.place, (0, high), colormap="cyan", blending="additive",
                 opacity=0.4,

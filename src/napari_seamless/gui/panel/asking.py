@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from napari.components import ViewerModel
@@ -14,6 +15,7 @@ from napari_seamless.gui.checkpoint.checkpoint_form import CheckpointForm
 from napari_seamless.gui.checkpoint.opening import Choice, Reading
 from napari_seamless.gui.panel.file_settings import FileSettings
 from napari_seamless.gui.panel.resources_form import ResourcesForm
+from napari_seamless.gui.presets.command import command_line, notes_on
 from napari_seamless.gui.runs.request import Plan, Request, check_mask, chosen_image, source_of
 from napari_seamless.gui.runs.scores import check_labels
 from napari_seamless.gui.space.axes import axes_of
@@ -79,15 +81,30 @@ class Asking:
             is_open = self._field("image").value is None or self._step == _NONE_CHOSEN
             return [], Problem(one_line(error), "" if is_open else self._step, is_open)
 
-    def requests(self) -> list[Request]:
-        """Return what is asked for, one request per image, or raise a SeamlessError."""
-        first = self.request(self._field("image").value)
-        others = [image for image in self.images()[1:] if image is not first.plan.image]
-        if not others:
-            return [first]
-        return [_beside(each) for each in (first, *map(self.request, others))]
+    def requests(self, may_exist: bool = False) -> list[Request]:
+        """Return what is asked for, one request per image, or raise a SeamlessError.
 
-    def images(self) -> list[Image]:
+        Parameters
+        ----------
+        may_exist : bool
+            Whether they are only written down, which an output that is there does not prevent.
+        """
+        return [self.request(image, may_exist) for image in self.images() or [None]]
+
+    def command(self) -> tuple[str, str]:
+        """Return the command line, and what is to be done before it works; or raise likewise."""
+        reading = self._model.reading
+        report = None if reading is None else reading.report
+        requests = self.requests(may_exist=True)
+        line = command_line(requests, None if report is None else report.settings)
+        return line, notes_on(requests, line)
+
+    def outputs(self) -> list[Path]:
+        """Return where the images would be written to; none if they stay in memory."""
+        outputs = [self._output_of(image) for image in self.images() if image is not None]
+        return [each for each in outputs if each is not None]
+
+    def images(self) -> list[Image | None]:
         """Return the images to predict: the chosen one first."""
         chosen: Image | None = self._field("image").value
         if not self._field("all_selected").value:
@@ -97,20 +114,21 @@ class Asking:
         order = list(self._viewer.layers)
         return [chosen, *sorted((each for each in selected if each is not chosen), key=order.index)]
 
-    def request(self, image: Image | None) -> Request:
+    def request(self, image: Image | None, may_exist: bool = False) -> Request:
         """Return what is asked for of one image, or raise a SeamlessError."""
         plan = self.plan(image)
         mask, resources = self._field("mask").value, self._resources
-        choice = self._choice(plan)
+        choice, output = self._choice(plan), self._output_of(plan.image)
         with self._about("output"):
-            resources.check([plan.image] if mask is None else [plan.image, mask])
+            read = [plan.image] if mask is None else [plan.image, mask]
+            resources.check(output, read, may_exist)
         if mask is not None:
             with self._about("mask"):
                 check_mask(mask, source_of(plan.image, plan.level), plan.level)
         return Request(
             plan,
             choice,
-            resources.output,
+            output,
             overwrite=resources.overwrite,
             mask=mask,
             memory=resources.memory,
@@ -129,6 +147,13 @@ class Asking:
             plan = Plan(image, InferenceConfig(**settings), level)
             plan.check_times()
         return plan
+
+    def _output_of(self, image: Image) -> Path | None:
+        """Return where an image is written to: one of several beside the others, by its name."""
+        output = self._resources.output
+        if output is None or len(self.images()) < 2:
+            return output
+        return output.with_name(f"{output.stem} {image.name}{output.suffix}".replace("/", "_"))
 
     def _choice(self, plan: Plan) -> Choice:
         with self._about("checkpoint"):
@@ -181,12 +206,3 @@ def _check(reading: Reading, plan: Plan) -> None:
         problem = unsuitable(reading.report, plan.config, source_of(plan.image, plan.level))
     if problem is not None:
         raise ModelError(problem)
-
-
-def _beside(request: Request) -> Request:
-    """Return a request that writes beside those of other images: named after its image."""
-    output = request.output
-    if output is None:
-        return request
-    name = f"{output.stem} {request.plan.image.name}{output.suffix}"
-    return replace(request, output=output.with_name(name.replace("/", "_")))

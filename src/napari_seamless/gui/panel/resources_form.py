@@ -26,6 +26,19 @@ HERE, LOCAL, SCHEDULER = "this process", "workers on this machine", "a Dask sche
 CLUSTERS = (HERE, LOCAL, SCHEDULER)
 """What `cluster` may be."""
 
+ANEW = "Delete what is there and start anew"
+"""The text of the box by which a user agrees to it."""
+
+_FORM_WORDS = (
+    ("--overwrite / overwrite=True to start anew", f"tick {ANEW!r}"),
+    (
+        "--overwrite / overwrite=True or choose another name",
+        f"choose another name, or tick {ANEW!r}",
+    ),
+    ("run again with --overwrite / overwrite=True", f"tick {ANEW!r} and run again"),
+)
+"""What the engine advises, and what that is in the form."""
+
 OUTPUT_FILTER = "OME-Zarr (*.zarr);;HDF5 (*.h5 *.hdf5);;TIFF (*.tif *.tiff)"
 
 
@@ -89,26 +102,26 @@ class ResourcesForm:
             raise ConfigError("Give the scheduler's address, such as tcp://10.0.0.1:8786")
         return address
 
-    def check(self, layers: Sequence[Layer]) -> None:
+    def check(self, output: Path | None, layers: Sequence[Layer], may_exist: bool = False) -> None:
         """Raise a SeamlessError if a run that reads these layers cannot write or run there."""
-        if self.workers is not None and self.output is None:
+        if self.workers is not None and output is None:
             raise ConfigError("Workers need an output to write to; choose one, or this process")
-        if self.output is not None:
-            check_output(self.output, self.overwrite, list(layers))
+        if output is not None:
+            check_output(output, self.overwrite or may_exist, list(layers))
 
-    def ready(self) -> str:
-        """Say what a run will do about its output."""
-        output = self.output
-        if output is not None and self.overwrite:
-            return f"Ready: Run deletes {output.name} and starts anew"
-        if output is not None and is_unfinished(output):
-            return f"{output.name} holds an unfinished run: Run goes on with it"
+    def ready(self, outputs: Sequence[Path]) -> str:
+        """Say what a run will do about its outputs."""
+        there = [each.name for each in outputs if _is_there(each)]
+        unfinished = [each.name for each in outputs if is_unfinished(each)]
+        if there and self.overwrite:
+            return f"Ready: Run deletes {' and '.join(there)} and starts anew"
+        if unfinished:
+            return f"{unfinished[0]} holds an unfinished run: Run goes on with it"
         return "Ready"
 
-    def ask_for_agreement(self) -> None:
-        """Offer to delete what is at the output, if anything is."""
-        output = self.output
-        is_there = output is not None and (is_unfinished(output) or output.exists())
+    def ask_for_agreement(self, outputs: Sequence[Path]) -> None:
+        """Offer to delete what is at the outputs, if anything is."""
+        is_there = any(map(_is_there, outputs))
         if self["anew_row"].visible != is_there:
             self["anew_row"].visible = is_there
 
@@ -123,6 +136,17 @@ class ResourcesForm:
 
     def _labelling_chosen(self, chosen: str) -> None:
         self["threshold"].visible = chosen == "threshold"
+
+
+def in_form_words(line: str) -> str:
+    """Return a line in which options of the command line are called what they are in the form."""
+    for said, meant in _FORM_WORDS:
+        line = line.replace(f"pass {said}", meant).replace(said, meant)
+    return line
+
+
+def _is_there(output: Path) -> bool:
+    return is_unfinished(output) or output.exists()
 
 
 def _output_fields() -> list[Any]:
@@ -140,7 +164,7 @@ def _output_fields() -> list[Any]:
     output.choose_btn.text = "Choose…"
     start_anew = CheckBox(
         name="start_anew",
-        text="Delete what is there and start anew",
+        text=ANEW,
         tooltip="Agree to it for the next run",
     )
     anew = Container(name="anew_row", widgets=[start_anew], labels=False, label="", visible=False)

@@ -26,13 +26,13 @@ _SAMPLE = 16
 """So many voxels along each axis are compared to see that a file holds what a layer shows."""
 
 
-def command_line(request: Request, known: Mapping[str, Any] | None = None) -> str:
+def command_line(requests: Sequence[Request], known: Mapping[str, Any] | None = None) -> str:
     """Return the command that does the same on the command line, quoted for the shell.
 
     Parameters
     ----------
-    request : Request
-        What the form asks for.
+    requests : sequence of Request
+        What the form asks for, one for each image.
     known : mapping, optional
         Settings that the checkpoint knows, `ModelReport.settings`: what is said by it or by the
         default is left out. Without them all settings of the form are given.
@@ -40,20 +40,35 @@ def command_line(request: Request, known: Mapping[str, Any] | None = None) -> st
     Returns
     -------
     str
-        A layer that is in no file has a placeholder; see `unsaved_in`.
+        A command for all images if one can say it, else a line for each. A layer that is in no
+        file has a placeholder; see `unsaved_in`.
     """
-    plan = request.plan
-    parts = [PROGRAM, "predict", _path_of(plan.image, plan.level), *_checkpoint(request.choice)]
-    parts += ["--output", _output(request)]
-    parts += ["--overwrite"] * request.overwrite + ["--resume"] * request.resume
-    if request.mask is not None:
-        level = plan.level if request.mask.multiscale else 0
-        parts += ["--mask", _path_of(request.mask, level)]
-    return shlex.join([*parts, *_resources(request), *_settings(plan.config, known)])
+    inputs = [_path_of(each.plan.image, each.plan.level) for each in requests]
+    options = [_options(each, known) for each in requests]
+    output = _common_output([each.output for each in requests], [*map(_name_of, inputs)])
+    if len(requests) > 1 and output is not None and all(each == options[0] for each in options):
+        return _line(requests, inputs, output, options[0])
+    each_alone = zip(requests, inputs, options, strict=True)
+    return "\n".join(
+        _line([request], [path], _output(request), more) for request, path, more in each_alone
+    )
+
+
+def notes_on(requests: Sequence[Request], command: str) -> str:
+    """Return one line that says what is to be done before the command works; "" if nothing is."""
+    found = [
+        f"{each.output.name} exists: choose another name in the command, or add --overwrite"
+        for each in requests
+        if each.output is not None
+        and not (each.overwrite or each.resume)
+        and each.output.expanduser().exists()
+    ]
+    notes = [*filter(None, [unsaved_in(command)]), *found]
+    return f"Copied, but {'; '.join(notes)}" if notes else ""
 
 
 def unsaved_in(command: str) -> str:
-    """Return one line that says which layers of a command are to be saved first; "" if none."""
+    """Return what is to be done about layers of a command that are in no file; "" if all are."""
     layers = [
         part.removeprefix(_PLACEHOLDER)
         for part in shlex.split(command)
@@ -61,8 +76,52 @@ def unsaved_in(command: str) -> str:
     ]
     if not layers:
         return ""
-    names = " and ".join(map(repr, layers))
-    return f"Copied, but {names} is in no file: save it, and put its path into the command"
+    names = " and ".join(map(repr, dict.fromkeys(layers)))
+    return f"{names} is in no file: save it, and put its path into the command"
+
+
+def _line(
+    requests: Sequence[Request], inputs: Sequence[str], output: str, options: Sequence[str]
+) -> str:
+    checkpoint = _checkpoint(requests[0].choice)
+    masks = [
+        _path_of(each.mask, each.plan.level if each.mask.multiscale else 0)
+        for each in requests
+        if each.mask is not None
+    ]
+    masked = ["--mask", *masks] if masks else []
+    parts = [PROGRAM, "predict", *inputs, *checkpoint, "--output", output, *masked, *options]
+    return shlex.join(parts)
+
+
+def _options(request: Request, known: Mapping[str, Any] | None) -> list[str]:
+    """Return the options of a run that may be the same for several images."""
+    there = ["--overwrite"] * request.overwrite + ["--resume"] * request.resume
+    return [*there, *_resources(request), *_settings(request.plan.config, known)]
+
+
+def _common_output(outputs: Sequence[Path | None], names: Sequence[str]) -> str | None:
+    """Return the output of one command for several volumes; None if it cannot name these files.
+
+    Parameters
+    ----------
+    outputs : sequence of Path or None
+        Of each image.
+    names : sequence of str
+        What the command line puts for "{name}".
+    """
+    are_apart = len(set(names)) == len(names)
+    if all(each is None for each in outputs):
+        return "{name}_prediction.zarr" if are_apart else "{vol_id}_prediction.zarr"
+    paths = [str(each.expanduser().absolute()) for each in outputs if each is not None]
+    before, _, after = paths[0].rpartition(names[0])
+    is_meant = paths == [f"{before}{name}{after}" for name in names]
+    return f"{before}{{name}}{after}" if is_meant and are_apart else None
+
+
+def _name_of(path: str) -> str:
+    """Return what the command line puts for "{name}" in an output."""
+    return Path(path.partition("::")[0]).stem.replace(" ", "_")
 
 
 def _checkpoint(choice: Choice) -> Iterator[str]:

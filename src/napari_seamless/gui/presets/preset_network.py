@@ -47,8 +47,8 @@ class Network:
         self._wanted_weights = (path, values.get("weights"))
         return None
 
-    def put(self, network: Mapping[str, Any], folder: Path | None) -> list[str]:
-        """Fill in what the facts of a run say; return what could not be, and why.
+    def put(self, network: Mapping[str, Any], folder: Path | None) -> tuple[list[str], list[str]]:
+        """Fill in what the facts of a run say.
 
         Parameters
         ----------
@@ -56,20 +56,28 @@ class Network:
             As in `run_facts.Found`.
         folder : Path or None
             Where a checkpoint is looked for that has no folder of its own.
+
+        Returns
+        -------
+        tuple of two lists of str
+            The fields that say it now, and what could not be filled in, and why.
         """
-        left_out = []
+        taken, left_out = [], []
         text = network.get("checkpoint")
         if text and "checkpoint" in self._fields():
             path = self._find(Path(str(text)), folder)
             if path is None:
                 left_out.append(f"checkpoint {text} (no such file here; choose it)")
-            elif path != self._fields()["checkpoint"].value:
-                fill(self._fields()["checkpoint"], path)
-        left_out += self._put_architecture(network)
+            else:
+                taken.append("checkpoint")
+                if path != self._fields()["checkpoint"].value:
+                    fill(self._fields()["checkpoint"], path)
+        refused = self._put_architecture(network)
+        taken += [] if refused or not self._is_named(network) else ["architecture"]
         if network.get("weights"):
             self._wanted_weights = (self._checkpoint, network["weights"])
             self.choose_weights()
-        return left_out
+        return taken, [*left_out, *refused]
 
     def choose_weights(self) -> None:
         """Choose the weights that are wanted, once the checkpoint has been read."""
@@ -98,13 +106,16 @@ class Network:
         candidates += [each for each in self._recent.paths() if each.name == path.name]
         return next((each for each in candidates if each.exists()), None)
 
+    def _is_named(self, network: Mapping[str, Any]) -> bool:
+        """Return whether an architecture is to be typed: else the checkpoint says it itself."""
+        is_given = network.get("architecture_origin") in (None, "given")
+        return bool(network.get("architecture")) and is_given and "architecture" in self._fields()
+
     def _put_architecture(self, network: Mapping[str, Any]) -> list[str]:
         """Fill in an architecture of MONAI; another would be imported, which runs its code."""
-        architecture, origin = network.get("architecture"), network.get("architecture_origin")
-        field = self._fields().get("architecture")
-        if not architecture or origin not in (None, "given") or field is None:
-            return []  # the checkpoint says it itself
-        architecture = str(architecture)
+        if not self._is_named(network):
+            return []
+        field, architecture = self._fields()["architecture"], str(network["architecture"])
         is_known = architecture.removeprefix(_MONAI) in names()
         if not is_known and architecture != field.value:
             return [f"architecture {architecture} (it would be imported; type it if you trust it)"]

@@ -16,7 +16,6 @@ from napari_seamless.engine.errors import SeamlessError, SourceError, one_line
 from napari_seamless.gui.panel.field_values import fill, is_plain, plain
 from napari_seamless.gui.panel.file_settings import FileSettings
 from napari_seamless.gui.presets import dropped
-from napari_seamless.gui.presets.command import unsaved_in
 from napari_seamless.gui.presets.preset_network import Network
 from napari_seamless.gui.presets.recent import LastRun, RecentCheckpoints
 from napari_seamless.gui.presets.run_facts import (
@@ -57,7 +56,8 @@ class Presets:
         Returns the form's fields by name; those of settings have the name that they have in
         `InferenceConfig`.
     command : callable
-        Returns the command line, or raises a SeamlessError that says why there is none.
+        Returns the command line, and what is to be done before it works, if anything; or raises
+        a SeamlessError that says why there is none.
     say : callable
         Takes one line, and whether it is a problem.
     settings : FileSettings, optional
@@ -76,7 +76,7 @@ class Presets:
     def __init__(
         self,
         fields: Fields,
-        command: Callable[[], str],
+        command: Callable[[], tuple[str, str]],
         say: Callable[[str, bool], None],
         *,
         settings: FileSettings | None = None,
@@ -178,15 +178,14 @@ class Presets:
     def copy_command(self) -> None:
         """Put the command line of the run on the clipboard."""
         try:
-            line = self._command()
+            line, note = self._command()
         except SeamlessError as error:
             self._say(f"No command: {one_line(error)}", True)
             return
         clipboard = QApplication.clipboard()
         assert clipboard is not None
         clipboard.setText(line)
-        unsaved = unsaved_in(line)
-        self._say(unsaved or "The command line is on the clipboard", bool(unsaved))
+        self._say(note or "The command line is on the clipboard", bool(note))
 
     def config(self) -> InferenceConfig:
         """Return the settings as they are now.
@@ -206,9 +205,14 @@ class Presets:
 
     def _take(self, facts: Mapping[str, Any], name: str, folder: Path | None) -> None:
         found = found_in(facts)
-        left_out = [*found.left_out, *self._network.put(found.network, folder)]
-        left_out += self._put(found.settings)
-        if left_out:
+        chosen, unknown = self._network.put(found.network, folder)
+        missing = self._put(found.settings)
+        left_out = [*found.left_out, *unknown, *missing.values()]
+        is_taken = bool(chosen or found.settings.keys() - missing.keys())
+        if not is_taken:
+            why = "; ".join(left_out) or "it holds no settings"
+            self._warn(f"No settings of {name} taken: {why}")
+        elif left_out:
             self._warn(f"Settings of {name} taken, but not: {'; '.join(left_out)}")
         else:
             self._say(f"Settings of {name} taken", False)
@@ -218,9 +222,9 @@ class Presets:
         self._say(line, True)
         show_warning(line)
 
-    def _put(self, settings: Mapping[str, Any]) -> list[str]:
-        """Fill in usable settings; return those that could not be, and why."""
-        fields, left_out = self._fields(), []
+    def _put(self, settings: Mapping[str, Any]) -> dict[str, str]:
+        """Fill in usable settings; return those that could not be, and why, by name."""
+        fields = self._fields()
         if self._settings is not None:
             kept = {name for name in settings if name in fields or name not in _OF_ONE_IMAGE}
             self._settings.put({name: settings[name] for name in kept})
@@ -231,10 +235,11 @@ class Presets:
                 for name, value in settings.items()
                 if not (name in fields and fill(fields[name], value))
             }
-        for name in sorted(missing):
-            if settings[name] != _SETTINGS[name].get_default(call_default_factory=True):
-                left_out.append(f"{name} {settings[name]} (no field holds it)")
-        return left_out
+        return {
+            name: f"{name} {settings[name]} (no field holds it)"
+            for name in sorted(missing)
+            if settings[name] != _SETTINGS[name].get_default(call_default_factory=True)
+        }
 
     def _is_there(self, name: str, value: Any) -> bool:
         """Return whether a remembered value can be chosen; a GPU may be gone."""
