@@ -311,3 +311,28 @@ def test_scores_against_a_labels_layer_are_shown(session_over, checkpoint_of, vo
     )
     session.widget.truth.value = None
     assert session.widget.scores.native.isHidden()
+
+
+def test_labels_that_a_run_makes_are_a_layer_at_its_end(session_over, checkpoint_of, volume):
+    session = session_over(volume, scale=(40, 8, 8))
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled, labelling="threshold")
+    session.widget.threshold.value = 3.0
+    session.viewer.layers["volume"].translate = (1, 2, 3)
+    session.press("run_button")
+    assert session.wait_for_end().startswith("Done")
+
+    labels = session.viewer.layers["volume prediction labels"]
+    np.testing.assert_array_equal(np.asarray(labels.data), 2 * volume > 3)
+    np.testing.assert_array_equal(labels.scale, (40, 8, 8))
+    np.testing.assert_array_equal(labels.translate, (1, 2, 3))
+    assert labels.data.dtype == np.uint8
+    assert not labels.editable
+
+
+def test_without_labels_there_is_no_such_layer(session_over, checkpoint_of, volume):
+    session = session_over(volume)
+    session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
+    session.press("run_button")
+    session.wait_for_end()
+
+    assert [layer.name for layer in session.viewer.layers] == ["volume", "volume prediction"]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
 from napari_seamless.gui.overlays import OVERLAY_KEY, Subject
+from napari_seamless.gui.overlays.maps import gamma_for
 from napari_seamless.gui.runs.run_view import RunView
 from napari_seamless.gui.space.axes import axes_of_prediction
 from napari_seamless.gui.space.geometry import Place, level_step
@@ -66,7 +67,7 @@ class PatchPicture:
             ),
             self._layer(
                 "window", weights, self.place, (0, high), colormap="cyan", blending="additive",
-                opacity=0.4,
+                opacity=0.4, gamma=gamma_for(float(self.window.min()), high),
             ),
         ]  # fmt: skip
 

@@ -1,19 +1,21 @@
 """What the viewer shows of one run: its layer, its overlays, and what is looked at."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.components import ViewerModel
+from napari.layers import Labels
 from numpy.typing import ArrayLike
 
 from napari_seamless.engine.grid import Box, Triple
-from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.gui.overlays import Overlays, Subject, running
 from napari_seamless.gui.runs.live_layer import METADATA_KEY, LiveLayer
 from napari_seamless.gui.runs.request import Plan
+from napari_seamless.gui.space.axes import axes_of_prediction
 from napari_seamless.gui.space.geometry import level_step, place_of
-from napari_seamless.gui.space.series import stacked
-from napari_seamless.gui.space.view import scaled_down, shown_box, shown_time
+from napari_seamless.gui.space.series import stacked, with_axes
+from napari_seamless.gui.space.view import DrawnFlat, scaled_down, shown_box, shown_time
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
     from napari_seamless.engine.events import Event
@@ -110,7 +112,7 @@ class RunView:
         live = LiveLayer(
             self._viewer,
             place_of(plan.image, plan.level, run.plan.volumes[0]),
-            self._volume(),
+            self._over_time(self.run.live),
             self.name,
             plan.config.activation,
             first,
@@ -119,6 +121,23 @@ class RunView:
         self.live = live
         self._overlays.raise_to_top()
         return live
+
+    def add_labels(self) -> None:
+        """Show the labels that the run has made of its prediction, if it was to make any.
+
+        Computed where they are looked at, or read from the output; they cannot be painted on.
+        """
+        if self.live is None or self.plan.config.labelling == "none":
+            return
+        made = [self.run.outputs(vol_id)["labels"] for vol_id in range(len(self.run.volumes))]
+        labels = self._over_time(made)
+        place = place_of(self.plan.image, self.plan.level, self.run.plan.volumes[0])
+        axes = axes_of_prediction(place.axes, labels.shape[-4])
+        data = DrawnFlat(with_axes(labels, "TCZYX"[-labels.ndim :], axes), self._viewer)
+        layer = Labels(data, name=f"{self.name} labels", multiscale=False, **place.geometry(axes))
+        layer.editable = False
+        self._viewer.add_layer(layer)
+        self._overlays.raise_to_top()
 
     def mark(self, event: "Event") -> None:
         """Draw again what a batch has changed."""
@@ -140,9 +159,8 @@ class RunView:
         paths = getattr(self.run, "paths", ())  # a run of the engine alone has none
         return facts | {"output": str(paths[0].absolute())} if paths else facts
 
-    def _volume(self) -> LazyArray:
-        """Return the prediction, with time if the image has it; NaN where there is none."""
-        volumes = self.run.live
+    def _over_time(self, volumes: Sequence[Any]) -> Any:
+        """Return what is known of the run's volumes as one, with time if the image has it."""
         if not self._times:
             return volumes[0]
         return stacked(dict(zip(self._times, volumes, strict=True)), self._length)

@@ -241,6 +241,7 @@ class Session:
             if self.view is not None and self.view.live is not None:
                 self.view.describe()
                 self.view.live.close()
+                self.view.add_labels()
         finally:  # an error in drawing must not hold the form and the queue
             self.ended.emit(ended.error)
 
