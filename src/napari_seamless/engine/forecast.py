@@ -4,11 +4,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from napari_seamless.engine.memory import resident
-from napari_seamless.engine.needs import Needs
 from napari_seamless.engine.readable import readable_bytes, readable_time
+
+if TYPE_CHECKING:  # loads torch, which opening the widget must not
+    from napari_seamless.engine.needs import Needs
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Forecast:
     @classmethod
     def of(
         cls,
-        needs: Sequence[Needs],
+        needs: "Sequence[Needs]",
         *,
         patches: int,
         seconds: float,
