@@ -16,6 +16,7 @@ from napari_seamless.engine.blocks import BlockGrid
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.geometry import Geometry
 from napari_seamless.engine.grid import PatchGrid, Triple
+from napari_seamless.engine.needs import front_of, open_sums
 from napari_seamless.engine.readable import readable_bytes, readable_time
 from napari_seamless.engine.sums import SUM_BYTES
 from napari_seamless.io.stores.pyramid import levels_of, share_of_pyramid
@@ -82,45 +83,13 @@ def read_back_bytes(shape: Triple, voxel_bytes: int) -> float:
     return sum(math.prod(level.shape) for level in levels[:-1]) * voxel_bytes
 
 
-def open_bytes(grid: PatchGrid, chunks: ChunkGrid, channels: int) -> NDArray[np.int64]:
-    """Return the bytes of sums that are open, for each (layer, row) of patches in turn.
-
-    A last layer that is shifted back runs with the one before: it has no open bytes of its own.
-
-    Notes
-    -----
-    A chunk is open from the first patch that reaches it to the last. In layer i and row j those
-    are: all that layers before and after i reach as well; of those that begin or end with layer i,
-    the ones that rows up to j, or from j on, reach.
-    """
-    (z_first, z_last), (y_first, y_last) = _spans(grid, chunks, 0), _spans(grid, chunks, 1)
-    if grid.is_last_layer_shifted:
-        last = grid.counts[0] - 2
-        z_first, z_last = z_first.clip(max=last), z_last.clip(max=last)
-    depths, heights = np.diff(chunks.edges[0]), np.diff(chunks.edges[1])
-    layers, rows = (np.arange(count)[:, None] for count in grid.counts[:2])
-    begun, going = y_first <= rows, y_last >= rows
-    open_planes = [
-        (z_first < layers) & (layers < z_last),
-        (z_first == layers) & (layers < z_last),
-        (z_first < layers) & (layers == z_last),
-        (z_first == layers) & (layers == z_last),
-    ]
-    open_rows = [np.ones_like(begun), begun, going, begun & going]
-    planes = np.stack([part @ depths for part in open_planes], axis=1)
-    lines = np.stack([part @ heights for part in open_rows], axis=0)
-    sums: NDArray[np.int64] = SUM_BYTES * channels * grid.shape[2] * (planes @ lines)
-    return sums
-
-
 def scratch_bytes(grid: PatchGrid, chunks: ChunkGrid, channels: int, budget: int) -> int:
     """Return the bytes of sums that go to the disk in the whole run, and come back.
 
     What does not fit the budget goes there once per layer: the next layer needs it again. With a
     budget below `row_bytes` it goes there with every row, which is not modelled.
     """
-    most = open_bytes(grid, chunks, channels).max(axis=1)
-    return int((most - budget).clip(min=0).sum())
+    return int((open_sums(grid, chunks, channels) - budget).clip(min=0).sum())
 
 
 def row_bytes(grid: PatchGrid, chunks: ChunkGrid, channels: int) -> int:
@@ -146,15 +115,6 @@ def passed_bytes(blocks: BlockGrid, channels: int) -> int:
         ended = np.searchsorted(high, edges[:-1], side="right")
         own *= int(np.diff(edges)[begun - ended == 1].sum())
     return SUM_BYTES * channels * (reached - own)
-
-
-def _spans(
-    grid: PatchGrid, chunks: ChunkGrid, axis: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the first and the last layer of patches that reach each row of chunks."""
-    edges, starts = chunks.edges[axis], grid.starts[axis]
-    first = np.searchsorted(starts + grid.patch_size[axis], edges[:-1], side="right")
-    return first, np.searchsorted(starts, edges[1:], side="left") - 1
 
 
 def _reached(starts: NDArray[np.intp], patch: int, edges: NDArray[np.intp]) -> int:
@@ -214,7 +174,7 @@ class Job:
         return PatchGrid.regular(self.shape, self.patch, self.overlap)
 
 
-HERE = Machine(network=0.162, stitching=0.0049, decoding=0.00013, encoding=0.005)
+HERE = Machine(network=0.171, stitching=0.0057, decoding=0.00016, encoding=0.0084)
 
 GIB = 2**30
 INPUT_CHUNK: Triple = (64, 64, 64)
@@ -247,7 +207,7 @@ def line(job: Job, machine: Machine) -> list[str]:
         read = voxels * amplification(grid, INPUT_CHUNK, "layer" if fits else "row")
         cache = min(cache_bytes(grid, INPUT_CHUNK, 1), job.budget // 2)
         scratch, passed = scratch_bytes(grid, chunks, 1, job.budget - cache), 0
-        front = int(open_bytes(grid, chunks, 1).max())
+        front = front_of(grid, chunks, 1)
     else:
         blocks = BlockGrid.of(grid, chunks, 1)
         read = voxels * amplification_of_blocks(blocks, INPUT_CHUNK)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -22,7 +23,6 @@ from distributed import Client
 from scaling import (
     amplification,
     cache_bytes,
-    open_bytes,
     passed_bytes,
     read_back_bytes,
     row_bytes,
@@ -35,6 +35,7 @@ from napari_seamless.cluster import ClusterRun, local_cluster
 from napari_seamless.engine import accumulator
 from napari_seamless.engine.blocks import BlockGrid
 from napari_seamless.engine.grid import PatchGrid, Triple
+from napari_seamless.engine.needs import front_of
 from napari_seamless.engine.sums import OpenSums
 from napari_seamless.inference import InferenceRun
 from napari_seamless.io.stores import zarr_layout
@@ -143,9 +144,9 @@ class Watched(OpenSums):
 
     peak = 0
 
-    def take(self, shapes: dict[int, tuple[int, ...]]) -> dict[int, torch.Tensor]:
+    def take(self, *chunks: Any) -> dict[int, torch.Tensor]:
         """Return the sums of chunks; see `OpenSums`."""
-        taken = super().take(shapes)
+        taken = super().take(*chunks)
         Watched.peak = max(Watched.peak, self.nbytes + self.bytes_on_disk)
         return taken
 
@@ -175,7 +176,7 @@ def compare(case: Case, folder: Path) -> list[Row]:
         ("patches run", len(grid), calls.stat().st_size),
         ("bytes read", times * voxels + read_back_bytes(case.shape, 1), did["read"]),
         ("bytes written", written_bytes(case.shape, 1), did["stored"]),
-        ("open sums", int(open_bytes(grid, chunks, 1).max()), Watched.peak),
+        ("open sums", front_of(grid, chunks, 1), Watched.peak),
     ]
     if sums < row_bytes(grid, chunks, 1):
         print("  sums to disk   not modelled: the memory does not hold a row of patches")

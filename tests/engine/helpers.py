@@ -72,12 +72,12 @@ def positions_by_rule(shape, patch_size, overlap: float) -> list[tuple[int, int,
 
 
 def as_they_run(starts: list[Any]) -> list[Any]:
-    """Starts (z, y, x) as they run: raster order, the last two layers row by row if the last is
-    shifted back."""
+    """Starts (z, y, x) as they run: raster order, the last two layers column by column if the last
+    is shifted back."""
     layers = sorted({start[0] for start in starts})
     is_shifted = len(layers) > 2 and layers[-1] - layers[-2] < layers[-2] - layers[-3]
     together = layers[-2] if is_shifted else layers[-1]
-    return sorted(starts, key=lambda start: (min(start[0], together), start[1], *start))
+    return sorted(starts, key=lambda start: (min(start[0], together), *start[1:], start[0]))
 
 
 def _voxels(patch_size, axis_of):

@@ -41,13 +41,13 @@ def test_raster_order_without_a_focus():
     assert schedule.take(4) == []
 
 
-def test_a_last_layer_that_is_shifted_back_runs_with_the_one_before_row_by_row():
+def test_a_last_layer_that_is_shifted_back_runs_with_the_one_before():
     shifted = PatchGrid.regular((9, 4, 8), (4, 2, 4), 0.0)  # z 0, 4, 5; y 0, 2; x 0, 4
-    assert Schedule(shifted).take(12) == [0, 1, 2, 3, 4, 5, 8, 9, 6, 7, 10, 11]
+    assert Schedule(shifted).take(12) == [0, 1, 2, 3, 4, 8, 5, 9, 6, 10, 7, 11]
     schedule = Schedule(shifted)
     schedule.take(5)
     schedule.focus(None)
-    assert schedule.take(7) == [5, 8, 9, 6, 7, 10, 11]
+    assert schedule.take(7) == [8, 5, 9, 6, 10, 7, 11]
     even = PatchGrid.regular((12, 4, 8), (4, 2, 4), 0.0)
     assert Schedule(even).take(12) == list(range(12))
 

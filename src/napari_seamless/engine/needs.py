@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.config import InferenceConfig
@@ -146,21 +147,29 @@ def needs_of(
 
 
 def front_of(grid: PatchGrid, chunks: ChunkGrid, channels: int) -> int:
-    """Return the most bytes of sums that are open at once in the order of `Schedule`, or more.
+    """Return the most bytes of sums that are open at once; see `open_sums`."""
+    return int(open_sums(grid, chunks, channels).max())
 
-    While a layer of patches is under way, open are, over the whole section, the chunks that it has
-    in common with the layer before or with the next, whichever is more; and where it is at work,
-    all that it touches. The same holds of the rows of a layer, and of the patches of a row. Only
-    planes count that patches have reached.
+
+def open_sums(grid: PatchGrid, chunks: ChunkGrid, channels: int) -> NDArray[np.int64]:
+    """Return the bytes of sums that are open at once while each layer of patches runs, or more.
+
+    In the order of `Schedule`; the last two layers are one if they run together. While a layer is
+    under way, open are, over the whole section, the chunks that it has in common with the layer
+    before or with the next, whichever is more; and where it is at work, all that it touches. The
+    same holds of the rows of a layer, and of the patches of a row. Only planes count that patches
+    have reached.
     """
-    section = grid.shape[1] * grid.shape[2]
     patch = _open_along(grid, chunks, 2, 1, 1)
-    row = _open_along(grid, chunks, 1, grid.shape[2], patch)
-    return SUM_BYTES * channels * _open_along(grid, chunks, 0, section, row)
+    row = _open_along(grid, chunks, 1, grid.shape[2], int(patch.max()))
+    section = grid.shape[1] * grid.shape[2]
+    return SUM_BYTES * channels * _open_along(grid, chunks, 0, section, int(row.max()))
 
 
-def _open_along(grid: PatchGrid, chunks: ChunkGrid, axis: int, whole: int, at_work: int) -> int:
-    """Return the most voxels that are open while patches run along an axis.
+def _open_along(
+    grid: PatchGrid, chunks: ChunkGrid, axis: int, whole: int, at_work: int
+) -> NDArray[np.int64]:
+    """Return the voxels that are open while each step of patches along an axis runs.
 
     Parameters
     ----------
@@ -173,13 +182,12 @@ def _open_along(grid: PatchGrid, chunks: ChunkGrid, axis: int, whole: int, at_wo
         starts, stops = starts[:-1], np.append(stops[:-2], stops[-1])
     low, high = chunks.edges[axis][:-1], chunks.edges[axis][1:]
     last = np.searchsorted(starts, high, side="left") - 1  # step that touches a row of chunks
-    most = before = 0
+    voxels, before = [], 0
     for step, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         near = slice(np.searchsorted(high, start, "right"), np.searchsorted(low, stop, "left"))
         reached = np.minimum(high[near], stop if axis == 0 else grid.shape[axis]) - low[near]
-        touched = int(reached.sum())
         after = int(reached[step < last[near]].sum())
-        open_all_over = max(before, after)
-        most = max(most, open_all_over * whole + (touched - open_all_over) * at_work)
+        all_over = max(before, after)
+        voxels.append(all_over * whole + (int(reached.sum()) - all_over) * at_work)
         before = after
-    return most
+    return np.array(voxels, dtype=np.int64)

@@ -13,7 +13,7 @@ class Schedule:
     ----------
     grid : PatchGrid
         The patches of the volume. Without a focus they run in raster order, but for the last two
-        layers: if the last is shifted back, row by row.
+        layers: if the last is shifted back, column by column.
     waiting : bool array, shape ``grid.counts``, optional
         Which of them are to run; all by default.
 
@@ -84,7 +84,7 @@ class Schedule:
             self._end = len(near)
 
     def _in_order(self, indices: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return patches, given in raster order, with the last two layers row by row.
+        """Return patches, given in raster order, with the last two layers column by column.
 
         Only where the last is shifted back: what it has in common with the one before, more than
         others have, would otherwise be open over a whole layer::
@@ -95,7 +95,7 @@ class Schedule:
         """
         if not self._grid.is_last_layer_shifted:
             return indices
-        layers, rows, _ = np.unravel_index(indices, self._grid.counts)
+        layers, rows, columns = np.unravel_index(indices, self._grid.counts)
         first = int(np.searchsorted(layers, self._grid.counts[0] - 2))
-        in_rows = np.argsort(rows[first:], kind="stable")
-        return np.concatenate([indices[:first], indices[first:][in_rows]])
+        in_columns = np.lexsort((columns[first:], rows[first:]))
+        return np.concatenate([indices[:first], indices[first:][in_columns]])
