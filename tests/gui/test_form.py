@@ -264,6 +264,8 @@ class TestImages:
         widget.image.value = viewer.layers["volume"]
         assert len(widget.requests()) == 1
         widget.all_selected.value = True
+        widget.output.value = "/"  # where one begins to type a path
+        assert not widget.run_button.enabled
         widget.output.value = tmp_path / "out.zarr"
 
         first, second = widget.requests()

@@ -291,7 +291,7 @@ def test_a_network_that_raises_what_ctrl_c_does_ends_its_run_on_the_thread(sessi
     session.choose(checkpoint_of(networks.Interrupts), networks.Interrupts)
     session.press("run_button")
     line = session.wait_for_end()
-    assert line.startswith("Failed: KeyboardInterrupt ended the run")
+    assert line.startswith("Failed: KeyboardInterrupt ended what was going on")
     assert not session.widget.controller.is_busy
 
 

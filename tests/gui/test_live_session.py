@@ -322,6 +322,7 @@ def test_labels_that_a_run_makes_are_a_layer_at_its_end(session_over, checkpoint
     assert session.wait_for_end().startswith("Done")
 
     labels = session.viewer.layers["volume prediction labels"]
+    assert session.viewer.layers.selection == {session.live}
     np.testing.assert_array_equal(np.asarray(labels.data), 2 * volume > 3)
     np.testing.assert_array_equal(labels.scale, (40, 8, 8))
     np.testing.assert_array_equal(labels.translate, (1, 2, 3))

@@ -121,7 +121,7 @@ def test_cancel_ends_the_present_run_only(stage):
     ("network", "said"),
     [
         (networks.Exits, "the network ended the program (SystemExit: 3) on a batch"),
-        (networks.Interrupts, "KeyboardInterrupt ended the run"),
+        (networks.Interrupts, "KeyboardInterrupt ended what was going on"),
     ],
 )
 def test_a_network_that_would_end_the_program_fails_its_run_only(

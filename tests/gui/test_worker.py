@@ -26,3 +26,17 @@ def test_tasks_that_overlap_leave_the_hook_for_warnings_alone(qtbot):
     qtbot.waitUntil(lambda: answers == ["first", "second"], timeout=30_000)
 
     assert warnings.showwarning is hook
+
+
+def test_a_task_that_ends_the_program_ends_only_itself(qtbot):
+    def ends():
+        raise SystemExit(3)
+
+    answers = []
+    with qtbot.captureExceptions() as caught:
+        start_task(ends, answers.append)
+        qtbot.waitUntil(lambda: bool(caught), timeout=30_000)
+    start_task(lambda: "next", answers.append)
+    qtbot.waitUntil(lambda: answers == ["next"], timeout=30_000)
+
+    assert "SystemExit ended what was going on" in str(caught[0][1])

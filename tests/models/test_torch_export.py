@@ -151,10 +151,10 @@ def rewritten(path, change):
 
 
 def refusal(path):
-    start = time.thread_time()
+    start = time.process_time()
     with pytest.raises(ModelError) as caught:
         opened(path)
-    assert time.thread_time() - start < 2
+    assert time.process_time() - start < 2
     said = str(caught.value)
     assert "\n" not in said
     assert said.startswith(str(path))
@@ -701,10 +701,10 @@ class TestHostile:
 
 def refusal_of_any_kind(path):
     """Return the message as the user sees it, the format being found out first."""
-    start = time.thread_time()
+    start = time.process_time()
     with pytest.raises(ModelError) as caught:
         load_model(path)
-    assert time.thread_time() - start < 2
+    assert time.process_time() - start < 2
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

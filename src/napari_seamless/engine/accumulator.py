@@ -6,7 +6,7 @@
     chunks   |   0   |   1   |   2   | ...       here cut at the starts
 
 A chunk gets its sums with its first patch. With its last patch it is normalised and handed on, and
-its sums are freed, so that in raster order only the chunks around the front are ever open.
+its sums are freed, so that without a focus only the chunks around the front are ever open.
 
 A patch is settled when it is blended in, skipped (nothing is there to predict) or failed (its input
 could not be read). Voxels that only skipped patches reach get the fill value. Voxels that a failed

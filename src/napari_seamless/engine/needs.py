@@ -64,8 +64,8 @@ class Keeps(Protocol):
 def cache_of(source: Source, plan: VolumePlan) -> int:
     """Return the bytes of stored chunks that one layer of patches reads, and a row of them more.
 
-    Patches come in raster order: a chunk that is kept until the layer is over is read once, and one
-    more row keeps those of this layer from being thrown out by the first of the next.
+    Patches come layer after layer: a chunk that is kept until the layer is over is read once, and
+    one more row keeps those of this layer from being thrown out by the first of the next.
 
     ::
 
@@ -93,9 +93,10 @@ class Needs:
     shares : Shares
         Of the budget.
     front : int
-        Most open sums at once, in raster order.
+        Most open sums at once, without a focus.
     chunk : int
-        What is at work when a chunk is finished: its values, and those that are written.
+        What is at work when a chunk is finished: its values, and those that are written; 0 without
+        a store.
     output : int
         The stored arrays, before compression; 0 without a store.
     """

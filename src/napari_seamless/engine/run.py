@@ -227,7 +227,7 @@ class Run(Work):
         return [np.asarray(volume.outputs(self.channels)["main"]) for volume in self.volumes]
 
     def focus(self, box: Box | None, vol_id: int = 0) -> None:
-        """Run the patches that touch `box` next; None goes back to raster order.
+        """Run the patches that touch `box` next; None goes on layer after layer.
 
         Parameters
         ----------

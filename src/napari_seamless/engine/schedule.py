@@ -13,7 +13,7 @@ class Schedule:
     ----------
     grid : PatchGrid
         The patches of the volume. Without a focus they run in raster order, but for the last two
-        layers: if the last is shifted back, column by column.
+        of three or more layers: if the last is shifted back, column by column.
     waiting : bool array, shape ``grid.counts``, optional
         Which of them are to run; all by default.
 

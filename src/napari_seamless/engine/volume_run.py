@@ -38,30 +38,8 @@ from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.skip import check_mask, constant, outside
 from napari_seamless.engine.source import Source, read_patch
 from napari_seamless.engine.store import Store
-from napari_seamless.engine.values import scale_of
 from napari_seamless.engine.volume_plan import VolumePlan
 from napari_seamless.engine.written import Written
-
-SETTINGS_OF_A_MACHINE = {"batch_size", "device", "on_error"}
-"""Settings that a run may be resumed without: they do not decide the numbers."""
-
-
-def deciding(config: InferenceConfig, planes: str) -> dict[str, Any]:
-    """Return the settings that decide the numbers, JSON-like.
-
-    What stands for another value ("auto", or None for a default) is that value: whoever resumes may
-    have been told it by a checkpoint.
-
-    Parameters
-    ----------
-    config : InferenceConfig
-        The settings.
-    planes : str
-        What its `planes` are for the network.
-    """
-    settings = config.model_dump(mode="json", exclude=SETTINGS_OF_A_MACHINE)
-    scale = scale_of(config.output_dtype, config.intensity_scale)
-    return {**settings, "planes": planes, "intensity_scale": scale}
 
 
 class VolumeRun:
@@ -141,6 +119,10 @@ class VolumeRun:
     def has_store(self) -> bool:
         """Whether the prediction is written."""
         return self._written is not None
+
+    @property
+    def _store(self) -> Store | None:
+        return None if self._written is None else self._written.store
 
     @property
     def is_written(self) -> bool:
@@ -270,7 +252,6 @@ class VolumeRun:
         shares = self.needs(channels, budget).shares
         chunks, found = None, set[int]()
         finished: Finished = InMemory(self.plan.grid.shape)
-        scratch = None
         if self._written is None:
             self._check_memory(shares.kept)
         else:
@@ -279,7 +260,6 @@ class VolumeRun:
             is_kept = shares.kept and not found
             kept = InMemory(self.plan.grid.shape) if is_kept else None
             finished = self._written.finished(channels, kept)
-            scratch = self._written.store.scratch
         if shares.cache:
             cast(Keeps, self._source).keep(shares.cache)
         self.accumulator = BlendAccumulator(
@@ -290,7 +270,7 @@ class VolumeRun:
             finished=finished,
             fill=self._config.fill_value,
             budget=shares.sums,
-            scratch=scratch,
+            scratch=None if self._store is None else self._store.scratch,
             squared=lambda: channels.squared,
         )
         self._channels = channels  # from now on others may look
@@ -302,8 +282,7 @@ class VolumeRun:
 
     def needs(self, channels: Channels, budget: int) -> Needs:
         """Return what the volume takes of a budget, in bytes, and beyond it."""
-        store = None if self._written is None else self._written.store
-        return needs_of(self._source, self.plan, channels, self._config, store, budget)
+        return needs_of(self._source, self.plan, channels, self._config, self._store, budget)
 
     def _check_memory(self, nbytes: int) -> None:
         free = free_memory()
@@ -394,8 +373,8 @@ class VolumeRun:
 
     def close(self) -> None:
         """Let go of the store's files."""
-        if self._written is not None:
-            self._written.store.close()
+        if self._store is not None:
+            self._store.close()
 
 
 def _each(batch: Batch) -> Sequence[Any]:

@@ -33,7 +33,8 @@ from napari_seamless.engine.predictor import Predictor
 from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import Source
 from napari_seamless.engine.store import Store
-from napari_seamless.engine.volume_run import VolumeRun, deciding
+from napari_seamless.engine.volume_run import VolumeRun
+from napari_seamless.engine.written import deciding
 
 MOST_NOT_FINITE = 8
 """If so many patches, the first ones, all become NaN or infinity, the network is at fault."""

@@ -22,6 +22,28 @@ from napari_seamless.engine.results import (
     specs_of,
 )
 from napari_seamless.engine.store import Store
+from napari_seamless.engine.values import scale_of
+
+SETTINGS_OF_A_MACHINE = {"batch_size", "device", "on_error"}
+"""Settings that a run may be resumed without: they do not decide the numbers."""
+
+
+def deciding(config: InferenceConfig, planes: str) -> dict[str, Any]:
+    """Return the settings that decide the numbers, JSON-like.
+
+    What stands for another value ("auto", or None for a default) is that value: whoever resumes may
+    have been told it by a checkpoint.
+
+    Parameters
+    ----------
+    config : InferenceConfig
+        The settings.
+    planes : str
+        What its `planes` are for the network.
+    """
+    settings = config.model_dump(mode="json", exclude=SETTINGS_OF_A_MACHINE)
+    scale = scale_of(config.output_dtype, config.intensity_scale)
+    return {**settings, "planes": planes, "intensity_scale": scale}
 
 
 class Written:

@@ -170,7 +170,7 @@ class Controller:
             self._runs.session.toggle_pause()
 
     def set_follow(self, is_following: bool) -> None:
-        """Predict what is looked at first; or stay there, and begin new runs in raster order."""
+        """Predict what is looked at first; or stay there, and begin new runs layer after layer."""
         self._runs.follow(is_following)
 
     def set_preview(self, is_preview: bool) -> None:
@@ -179,6 +179,7 @@ class Controller:
         session = self._runs.session
         if is_preview and session is not None and session.is_running and not session.can_preview:
             self._status.remark("This run is on workers, which cannot preview; the next one will")
+        self._status.refresh()
         self.preview_changed.emit(is_preview)
 
     def cancel(self) -> None:

@@ -110,12 +110,12 @@ class Opener:
         """Return what comes of opening a checkpoint; `probed` also tries it on small inputs."""
         try:
             checkpoint = self.checkpoint(choice)
-        except Exception as error:  # passed on to the user
+        except (Exception, SystemExit) as error:  # passed on to the user
             return Reading(None, one_line(error), isinstance(error, UntrustedError))
         try:
             checkpoint.model()
             return Reading(checkpoint.probed() if probed else checkpoint.report)
-        except Exception as error:  # passed on to the user
+        except (Exception, SystemExit) as error:  # passed on to the user
             return Reading(checkpoint.report, one_line(error), isinstance(error, UntrustedError))
 
 

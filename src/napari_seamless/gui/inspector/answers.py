@@ -115,7 +115,7 @@ def _answer(question: Question) -> Answer:
     """Return the answer, or in one line why there is none."""
     try:
         return question.work()
-    except Exception as error:  # shown to the user
+    except (Exception, SystemExit) as error:  # shown to the user
         return one_line(error)
 
 

@@ -16,6 +16,7 @@ from qtpy.QtCore import QTimer
 from napari_seamless.gui.overlays import OVERLAY_KEY, Subject
 from napari_seamless.gui.overlays.maps import gamma_for
 from napari_seamless.gui.runs.run_view import RunView
+from napari_seamless.gui.space.adding import add_unselected
 from napari_seamless.gui.space.axes import axes_of_prediction
 from napari_seamless.gui.space.geometry import Place, level_step
 from napari_seamless.gui.space.series import with_axes
@@ -157,9 +158,7 @@ class PatchLayers:
     def _add(self, layer: Image) -> None:
         if not any(each is layer for each in self._layers):  # hidden before it was shown
             return
-        active = self._viewer.layers.selection.active
-        self._viewer.add_layer(layer)
-        self._viewer.layers.selection.active = active  # the user's choice stays
+        add_unselected(self._viewer, layer)
 
     def _remove(self, layer: Image) -> None:
         if layer in self._viewer.layers:

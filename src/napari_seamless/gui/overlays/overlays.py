@@ -18,6 +18,7 @@ from napari_seamless.gui.overlays.subject import Subject
 from napari_seamless.gui.overlays.values import disagreement, seams
 from napari_seamless.gui.runs.live_layer import REFRESH_MS
 from napari_seamless.gui.runs.worker import start_task
+from napari_seamless.gui.space.adding import add_unselected
 from napari_seamless.gui.space.view import shown_time
 
 _MAKERS: dict[str, Callable[[ViewerModel, Subject], Overlay]] = {
@@ -156,7 +157,7 @@ class Overlays:
         if isinstance(overlay, Weights) and self._picked is not None:
             overlay.pick(self._picked)
         self._overlays[name] = overlay
-        _add_unselected(self._viewer, overlay.layer)
+        add_unselected(self._viewer, overlay.layer)
         overlay.moved()
         if name == "seams":
             self._ask_for_seams()
@@ -183,13 +184,3 @@ class Overlays:
         if name == "seams":
             self._scorer.stop()
         return self._overlays.pop(name).layer
-
-
-def _add_unselected(viewer: ViewerModel, layer: Layer) -> None:
-    """Add a layer that does not take the user's focus; nobody is told that it had it meanwhile."""
-    selection = viewer.layers.selection
-    before = set(selection)
-    with selection.events.blocker_all():
-        viewer.add_layer(layer)
-        selection.clear()
-        selection.update(before)

@@ -151,7 +151,7 @@ class Asking:
     def _output_of(self, image: Image) -> Path | None:
         """Return where an image is written to: one of several beside the others, by its name."""
         output = self._resources.output
-        if output is None or len(self.images()) < 2:
+        if output is None or not output.name or len(self.images()) < 2:
             return output
         return output.with_name(f"{output.stem} {image.name}{output.suffix}".replace("/", "_"))
 

@@ -136,7 +136,7 @@ class Estimator:
                 found = [
                     self._forecast(*each, unwanted) for each in zip(requests, inputs, strict=True)
                 ]
-        except Exception as error:  # passed on to the user
+        except (Exception, SystemExit) as error:  # passed on to the user
             return replace(estimate, note=f"time and memory are not known: {one_line(error)}")
         forecasts, cores = zip(*found, strict=True)
         return replace(counted(requests, cores), forecast=_together(forecasts))

@@ -25,7 +25,7 @@ TOLD_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ExportProgress:
     """Chunks of an export so far, and in all."""
 
     done: int
@@ -58,7 +58,7 @@ def export_volume(
     path: Path,
     volume: LazyArray,
     metadata: Mapping[str, Any],
-    tell: Callable[[Written], None] | None = None,
+    tell: Callable[[ExportProgress], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> Exported:
     """Write a prediction to a file, replacing one; the dialog has asked.
@@ -98,14 +98,14 @@ def write_volume(path: Path, volume: LazyArray, metadata: Mapping[str, Any]) -> 
     return export_volume(path, volume, metadata).problem
 
 
-def _now_and_then(tell: Callable[[Written], None]) -> Callable[[int, int], None]:
+def _now_and_then(tell: Callable[[ExportProgress], None]) -> Callable[[int, int], None]:
     last = -TOLD_SECONDS
 
     def progress(done: int, total: int) -> None:
         nonlocal last
         if done == total or time.monotonic() - last >= TOLD_SECONDS:
             last = time.monotonic()
-            tell(Written(done, total))
+            tell(ExportProgress(done, total))
 
     return progress
 
@@ -167,7 +167,7 @@ class Exporter:
         bar = self._bar
         return self._cancelled.is_set() or (bar is not None and bar.is_canceled)
 
-    def _told(self, written: Written) -> None:
+    def _told(self, written: ExportProgress) -> None:
         if self._path is None or self._bar is None or self._is_closed:
             return
         done, total, bar = written.done, written.total, self._bar

@@ -119,7 +119,7 @@ def is_unfinished(output: Path | None) -> bool:
         return False
     from napari_seamless.io.journal import Journal  # loads torch
 
-    return Journal(output).exists
+    return bool(output.name) and Journal(output).exists  # "/" has no name
 
 
 def opened_layer(layer: Layer, level: int = 0) -> Opened:
@@ -226,7 +226,9 @@ def check_output(output: Path, replaces: bool, layers: list[Layer]) -> None:
 
     path = Path(os.path.expanduser(output))
     if path.exists() and not replaces and not is_unfinished(path):
-        raise OutputError(f"{path.name} exists; choose another name, or tick that it is deleted")
+        raise OutputError(
+            f"{path.name or path} exists; choose another name, or tick that it is deleted"
+        )
     open_store(path, overwrite=True)
     for layer in layers:
         file = str(layer.source.path or "")

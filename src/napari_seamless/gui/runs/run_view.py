@@ -12,6 +12,7 @@ from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.gui.overlays import Overlays, Subject, running
 from napari_seamless.gui.runs.live_layer import METADATA_KEY, LiveLayer
 from napari_seamless.gui.runs.request import Plan
+from napari_seamless.gui.space.adding import add_unselected
 from napari_seamless.gui.space.axes import axes_of_prediction
 from napari_seamless.gui.space.geometry import level_step, place_of
 from napari_seamless.gui.space.series import stacked, with_axes
@@ -136,7 +137,7 @@ class RunView:
         data = DrawnFlat(with_axes(labels, "TCZYX"[-labels.ndim :], axes), self._viewer)
         layer = Labels(data, name=f"{self.name} labels", multiscale=False, **place.geometry(axes))
         layer.editable = False
-        self._viewer.add_layer(layer)
+        add_unselected(self._viewer, layer)
         self._overlays.raise_to_top()
 
     def mark(self, event: "Event") -> None:

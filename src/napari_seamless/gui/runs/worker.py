@@ -126,7 +126,8 @@ class RunStream:
 def _broken_off(error: BaseException) -> PredictionError:
     """Return an error that says what would have ended a program, as Ctrl-C does."""
     broken = PredictionError(
-        f"{type(error).__name__} ended the run; let the network's code raise an error in its place"
+        f"{type(error).__name__} ended what was going on; let the network's code raise an error "
+        "in its place"
     )
     broken.__cause__ = error
     return broken
@@ -145,8 +146,8 @@ class _PlainRun(superqt.utils.WorkerBase):
         self._running = True
         try:
             result = self.work()
-        except Exception as error:  # told on the main thread
-            self.errored.emit(error)
+        except BaseException as error:  # told on the main thread; here it would end the program
+            self.errored.emit(error if isinstance(error, Exception) else _broken_off(error))
         else:
             self.returned.emit(result)
         self._running = False

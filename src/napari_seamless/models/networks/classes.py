@@ -85,7 +85,7 @@ def made(make: Callable[..., Any], arguments: Mapping[str, Any], architecture: s
     _check_arguments(make, arguments, architecture)
     try:
         network = make(**arguments)
-    except Exception as error:  # a class may raise anything; all of it is passed on
+    except (Exception, SystemExit) as error:  # a class may raise anything; it is passed on
         raise ModelError(
             f"architecture {architecture} refuses the arguments {_shown(arguments)}: "
             f"{type(error).__name__}: {one_line(error)}"

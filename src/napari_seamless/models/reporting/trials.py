@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from napari_seamless.engine.errors import one_line
+from napari_seamless.engine.failed_call import reason_of
 from napari_seamless.engine.outputs import finest, heads_of
 
 MOST_VOXELS = 4_000_000
@@ -116,7 +116,7 @@ class Trials:
                     self._module(_values(given).to(self._device)), self._head, len(given.shape)
                 )
         except (Exception, SystemExit) as error:  # a network may raise anything
-            raise RefusedError(_reason(error)) from error
+            raise RefusedError(reason_of(error)) from error
         images = {name: each for name, each in heads.items() if _is_image(each, given)}
         if not images or (self._head or next(iter(images))) not in images:
             shapes = ", ".join(str(tuple(each.shape)) for each in heads.values())
@@ -174,10 +174,3 @@ def _left_out(
     if coarse:
         texts.append(f"heads of another size ({', '.join(coarse)}), which are left out")
     return f"it also returns {' and '.join(texts)}" if texts else ""
-
-
-def _reason(error: Exception | SystemExit) -> str:
-    """Return what an error says; TorchScript puts the cause on its last line."""
-    lines = str(error).strip().splitlines()
-    is_scripted = len(lines) > 1 and "TorchScript interpreter" in lines[0]
-    return lines[-1] if is_scripted else one_line(error)
