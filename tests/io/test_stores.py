@@ -1,10 +1,8 @@
 import contextlib
-import gc
 import json
 import os
 import platform
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -696,65 +694,65 @@ class TestFailures:
         assert os.listdir(tmp_path) == []
 
     @pytest.mark.parametrize("name", KINDS)
-    def test_full_disk_is_said_before_the_run(self, full_disk, prediction, name):
-        (full_disk / "filler").write_bytes(bytes(500_000))
-        store = open_store(full_disk / name)
+    def test_full_disk_is_said_before_the_run(self, small_disk, prediction, name):
+        (small_disk / "filler").write_bytes(bytes(500_000))
+        store = open_store(small_disk / name)
         with pytest.raises(OutputError) as caught:
             begin(store, {"main": np.ones((1, 8, 256, 256), np.float32)})
         assert re.fullmatch(
-            rf"output {re.escape(str(full_disk / name))} takes 2[.]00\d MiB and its disk has "
+            rf"output {re.escape(str(small_disk / name))} takes 2[.]00\d MiB and its disk has "
             r"[\d.]+ KiB free: free space or choose another place",
             str(caught.value),
         )
-        assert os.listdir(full_disk) == ["filler"]
-        (full_disk / "filler").unlink()
+        assert os.listdir(small_disk) == ["filler"]
+        (small_disk / "filler").unlink()
         chunks, _ = begin(store, {"main": prediction})  # the same store, once there is space
         write_chunks(store, chunks, {"main": prediction})
         store.finish(COMPLETE)
-        np.testing.assert_array_equal(read(full_disk / name)[0], prediction)
+        np.testing.assert_array_equal(read(small_disk / name)[0], prediction)
 
     @pytest.mark.parametrize("name", KINDS)
-    def test_a_run_that_has_begun_has_its_room(self, full_disk, prediction, name):
-        store = open_store(full_disk / name)
+    def test_a_run_that_has_begun_has_its_room(self, small_disk, prediction, name):
+        store = open_store(small_disk / name)
         chunks, _ = begin(store, {"main": prediction})
         write_chunks(store, chunks, {"main": prediction}, [0])  # the journal has its page, too
-        fill(full_disk)
+        fill(small_disk)
         write_chunks(store, chunks, {"main": prediction})
         with pytest.raises(WriteError) as caught:
             store.finish({**COMPLETE, "log": "x" * 100_000})
         assert str(caught.value) == (
-            f"{full_disk / name} could not be written: No space left on device: "
+            f"{small_disk / name} could not be written: No space left on device: "
             "free space or choose another place"
         )
-        assert not (full_disk / name).exists()
+        assert not (small_disk / name).exists()
         store.close()
 
-        (full_disk / "filler").unlink()
-        store = open_store(full_disk / name, resume=True)
+        (small_disk / "filler").unlink()
+        store = open_store(small_disk / name, resume=True)
         assert begin(store, {"main": prediction})[1] == set(range(len(chunks)))
         store.finish({**COMPLETE, "log": "x" * 100_000})
-        np.testing.assert_array_equal(read(full_disk / name)[0], prediction)
+        np.testing.assert_array_equal(read(small_disk / name)[0], prediction)
 
     @pytest.mark.parametrize("name", KINDS)
-    def test_a_chunk_that_cannot_be_recorded_is_not_finished(self, full_disk, prediction, name):
-        store = open_store(full_disk / name)
+    def test_a_chunk_that_cannot_be_recorded_is_not_finished(self, small_disk, prediction, name):
+        store = open_store(small_disk / name)
         chunks, _ = begin(store, {"main": prediction})
-        fill(full_disk)
+        fill(small_disk)
         with pytest.raises(WriteError, match="No space left on device"):
             write_chunks(store, chunks, {"main": prediction}, [0])
-        (full_disk / "filler").unlink()
+        (small_disk / "filler").unlink()
         write_chunks(store, chunks, {"main": prediction}, [1])
         store.close()
-        store = open_store(full_disk / name, resume=True)
+        store = open_store(small_disk / name, resume=True)
         assert begin(store, {"main": prediction})[1] == {1}
 
     @pytest.mark.parametrize("name", KINDS)
-    def test_full_disk_leaves_the_old_file(self, full_disk, prediction, name):
-        put(full_disk / name, prediction)
+    def test_full_disk_leaves_the_old_file(self, small_disk, prediction, name):
+        put(small_disk / name, prediction)
         with pytest.raises(OutputError, match="its disk has"):
-            put(full_disk / name, np.ones((1, 8, 256, 256), np.float32), overwrite=True)
-        assert os.listdir(full_disk) == [name]
-        np.testing.assert_array_equal(read(full_disk / name)[0], prediction)
+            put(small_disk / name, np.ones((1, 8, 256, 256), np.float32), overwrite=True)
+        assert os.listdir(small_disk) == [name]
+        np.testing.assert_array_equal(read(small_disk / name)[0], prediction)
 
 
 def fill(disk):
@@ -762,16 +760,3 @@ def fill(disk):
     with open(disk / "filler", "ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
-
-
-@pytest.fixture
-def full_disk(tmp_path):
-    """A disk of 1 MiB, where this is root on Linux and may mount one."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("needs root on Linux to mount a small disk")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "napari-seamless-tests", str(tmp_path)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("this machine does not permit mounting a small disk")
-    yield tmp_path
-    gc.collect()  # mapped files keep a disk busy
-    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
