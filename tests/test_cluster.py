@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -70,6 +72,15 @@ def volume():
     return np.random.default_rng(0).integers(0, 255, SHAPE, dtype=np.uint8)
 
 
+def scale(cluster, workers) -> None:
+    """Wait also for those that go: what they are given in the meantime runs twice."""
+    cluster.scale(workers)
+    deadline = time.monotonic() + 60
+    while len(cluster.scheduler.workers) != workers:
+        assert time.monotonic() < deadline, f"there are {len(cluster.scheduler.workers)} workers"
+        time.sleep(0.05)
+
+
 def settings(**others) -> InferenceConfig:
     given = {"patch_size": (8, 16, 16), "overlap": 0.5, "batch_size": 3, "device": "cpu"}
     return InferenceConfig(**(given | others))
@@ -106,8 +117,7 @@ def test_any_number_of_workers_writes_the_same_bytes(cluster, client, volume, tm
     written = {}
     try:
         for workers in (1, 2, 4) if suffix == ".zarr" else (2, 1):
-            cluster.scale(workers)
-            client.wait_for_workers(workers, timeout=60)
+            scale(cluster, workers)
             output = folder(tmp_path, str(workers)) / f"out{suffix}"
             network = Counting(tmp_path / f"log{workers}")
             run = ClusterRun(volume, network, settings(), output, client)
@@ -119,8 +129,7 @@ def test_any_number_of_workers_writes_the_same_bytes(cluster, client, volume, tm
             assert not output.with_name(f"out{suffix}.run").exists()
             written[workers] = files_of(output)
     finally:
-        cluster.scale(2)
-        client.wait_for_workers(2, timeout=60)
+        scale(cluster, 2)
     first, *others = written.values()
     assert all(each == first for each in others)
 
@@ -483,18 +492,42 @@ def test_a_scheduler_without_workers_is_named(empty, monkeypatch):
     ],
 )
 def test_workers_without_the_package_or_with_another_one_are_named(empty, tmp_path, content, said):
-    package = folder(tmp_path, "napari_seamless")
+    with worker_with(content, empty, tmp_path), pytest.raises(ConfigError, match=said):
+        check_workers(empty)
+
+
+@pytest.fixture
+def ending(empty, tmp_path):
+    """A worker that ends when it is asked for its version."""
+    with worker_with("import os; os._exit(1)", empty, tmp_path):
+        empty.wait_for_workers(1, timeout=60)
+        yield
+
+
+def test_a_worker_that_ends_while_it_is_asked_is_done_without(empty, ending):
+    empty.cluster.scale(1)
+    empty.wait_for_workers(2, timeout=60)
+    check_workers(empty)
+
+
+def test_workers_of_which_none_answers_are_named(empty, ending):
+    with pytest.raises(ConfigError, match=r"no worker of .* answers, such as tcp://127.+closed"):
+        check_workers(empty)
+
+
+@contextmanager
+def worker_with(content, client, folder_) -> Iterator[None]:
+    package = folder(folder_, "napari_seamless")
     (package / "__init__.py").write_text(content)
-    command = [sys.executable, "-m", "distributed.cli.dask_worker", empty.scheduler.address]
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", client.scheduler.address]
     worker = subprocess.Popen(
         [*command, "--no-nanny", "--nthreads", "1", "--no-dashboard"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(folder_)},
+        cwd=folder_,
         stderr=subprocess.DEVNULL,
     )
     try:
-        with pytest.raises(ConfigError, match=said):
-            check_workers(empty)
+        yield
     finally:
         worker.terminate()
         worker.wait()

@@ -16,9 +16,9 @@ from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.source import ArraySource, Source, part_of, spatial_shape
 from napari_seamless.engine.values import scale_of
-from napari_seamless.inference import PathLike
 from napari_seamless.io.sources import open_sources
 from napari_seamless.metrics import Kind, evaluate
+from napari_seamless.volumes import PathLike
 
 
 def evaluate_files(

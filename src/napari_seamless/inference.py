@@ -4,17 +4,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from napari_seamless.draining import drain, failure_lines, missing_lines
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
-    ModelError,
     RunFailedError,
     SeamlessError,
     SourceError,
@@ -26,8 +23,7 @@ from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import Source
 from napari_seamless.io.stores import versions
 from napari_seamless.metrics import VoxelMetrics
-from napari_seamless.models import LoadedModel, ModelReport, load_model
-from napari_seamless.models.reporting.suitability import unsuitable
+from napari_seamless.networks import network_identity, network_of
 from napari_seamless.scoring import (
     check_labels,
     compare,
@@ -35,14 +31,7 @@ from napari_seamless.scoring import (
     said_in_one_line,
     truth_of,
 )
-from napari_seamless.volumes import (
-    listed,
-    network_identity,
-    open_volumes,
-    refuse_input_as_output,
-)
-
-PathLike = str | Path
+from napari_seamless.volumes import PathLike, listed, open_volumes, refuse_input_as_output
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,7 +142,7 @@ class InferenceRun(Run):
         _check_options(overwrite, resume, memory)
         with ExitStack() as opened:
             volumes = open_volumes(source, mask, config, opened)
-            module, provenance = _network(model, config, volumes.sources)
+            module, provenance = network_of(model, config, volumes.sources)
             volumes = volumes.with_outputs(
                 output,
                 [*listed(source), *([] if mask is None else listed(mask)), model],
@@ -372,37 +361,3 @@ def _check_options(overwrite: bool, resume: bool, memory: int | None) -> None:
         raise ConfigError(
             "resume goes on with what is at the output and overwrite replaces it; pass one of them"
         )
-
-
-def _network(
-    model: Any, config: InferenceConfig, sources: Sequence[Source]
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a network and what a file shall say about where it came from."""
-    if isinstance(model, PathLike):
-        model = load_model(model)
-    if isinstance(model, LoadedModel):
-        if len(sources) == 1:  # of several volumes, each fails or not for itself
-            problem = unsuitable(model.report, config, sources[0])
-            if problem is not None:
-                raise ModelError(problem)
-        return model.module, _provenance(model.report)
-    if isinstance(model, nn.Module):
-        return model, {"network": type(model).__name__}
-    raise ModelError(
-        f"a {type(model).__name__} is no network; "
-        "give a checkpoint's path, what load_model returns, or a torch.nn.Module"
-    )
-
-
-def _provenance(report: ModelReport) -> dict[str, Any]:
-    known = {
-        "architecture": report.architecture,
-        "arguments": report.to_dict()["arguments"],
-        "architecture_origin": report.origin,
-        "weights": report.weights,
-    }
-    return {
-        "checkpoint": Path(report.path).name,
-        "checkpoint_sha256": report.sha256,
-        **{name: value for name, value in known.items() if value},
-    }

@@ -1,6 +1,5 @@
 """What a caller names, opened: volumes, masks, and the outputs that belong to them."""
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, SourceError
@@ -217,19 +214,6 @@ def _open_mask(
             "one, or as many as are predicted"
         )
     return volumes
-
-
-def network_identity(module: nn.Module, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what tells one network from another: its checkpoint, or else its weights."""
-    if "checkpoint_sha256" in provenance:
-        names = ("checkpoint_sha256", "architecture", "arguments", "weights")
-        return {name: provenance[name] for name in names if name in provenance}
-    hashed = hashlib.blake2b(digest_size=8)
-    for name, tensor in module.state_dict().items():
-        hashed.update(name.encode())
-        if isinstance(tensor, torch.Tensor):
-            hashed.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
-    return {"network": type(module).__name__, "network_weights": hashed.hexdigest()}
 
 
 def output_paths(output: PathLike, names: Sequence[str]) -> list[Path]:

@@ -184,12 +184,12 @@ def test_a_finished_region_does_not_change_while_others_run():
 
 
 @pytest.fixture
-def new_tensor_bytes():
-    """A function: bytes of the tensors made since the test began and still held."""
+def new_sum_bytes():
+    """A function: bytes of the float64 tensors made since the test began and still held."""
 
     def count() -> int:
         tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
-        storages = [each.untyped_storage() for each in tensors]
+        storages = [each.untyped_storage() for each in tensors if each.dtype is torch.float64]
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
     gc.freeze()  # what is there already is looked through no more
@@ -199,16 +199,16 @@ def new_tensor_bytes():
 
 @pytest.mark.parametrize(("depth", "overlap", "stride"), [(40, 0.5, 4), (41, 0.25, 6), (43, 0, 8)])
 def test_in_raster_order_only_chunks_around_the_front_hold_sums(
-    new_tensor_bytes, depth, overlap, stride
+    new_sum_bytes, depth, overlap, stride
 ):
     layout = Layout((depth, 8, 12), (8, 8, 8), overlap)
     accumulator = accumulator_of(layout, "gaussian")
     prediction = torch.ones((2, *layout.patch_size))
     bytes_of_a_plane = 2 * 8 * 12 * np.dtype(np.float64).itemsize
-    before, planes = new_tensor_bytes(), []
+    before, planes = new_sum_bytes(), []
     for index in range(len(layout.grid)):
         accumulator.add(index, prediction)
-        planes.append((new_tensor_bytes() - before) / bytes_of_a_plane)
+        planes.append((new_sum_bytes() - before) / bytes_of_a_plane)
     assert 8 <= max(planes) <= 8 + stride  # a patch, and the rest of the chunk it ends in
     assert planes[-1] == 0  # all of it is given back
 
@@ -278,10 +278,10 @@ def test_a_patch_for_which_there_is_no_memory_is_not_half_added(monkeypatch):
     prediction = torch.ones((1, *layout.patch_size))
     made = []
 
-    def mapped(number, length):
+    def mapped(number, length, **how):
         if len(made) == 1:
             raise OSError("Cannot allocate memory")
-        made.append(real(number, length))
+        made.append(real(number, length, **how))
         return made[-1]
 
     real = mmap.mmap

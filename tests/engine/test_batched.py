@@ -12,6 +12,9 @@ from napari_seamless.engine.predictor import Predictor
 PATCHES = np.random.default_rng(0).random((7, 1, 2, 4, 4)).astype(np.float32)
 
 
+CONFIG = InferenceConfig(patch_size=(2, 4, 4), device="cpu")
+
+
 class Small(torch.nn.Module):
     """Has memory for `most` patches at once."""
 
@@ -34,8 +37,7 @@ CPU = RuntimeError(
 
 def batched(most: int, error: Exception = CUDA) -> tuple[Batched, Small]:
     network = Small(most, error)
-    config = InferenceConfig(patch_size=(2, 4, 4), device="cpu")
-    return Batched(Predictor(network, config, torch.device("cpu"))), network
+    return Batched(Predictor(network, CONFIG, torch.device("cpu"))), network
 
 
 @pytest.mark.parametrize("error", [CUDA, CPU, MemoryError()])
@@ -44,6 +46,18 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_patch_is_lost(error):
     np.testing.assert_array_equal(predict(PATCHES), 2 * PATCHES)
     assert predict.limit == 1
     assert network.sizes == [7, 3, *[1] * 7]
+
+
+def test_a_batch_that_was_changed_before_memory_ran_out_is_not_tried_again():
+    class Shifts(Small):
+        def forward(self, patches: torch.Tensor) -> torch.Tensor:
+            return super().forward(patches.add_(1))
+
+    predict = Batched(Predictor(Shifts(2, CPU), CONFIG, torch.device("cpu")))
+    np.testing.assert_array_equal(predict(PATCHES[:2].copy()), 2 * PATCHES[:2] + 2)
+    with pytest.raises(PredictionError, match="smaller patch_size") as caught:
+        predict(PATCHES.copy())
+    assert not caught.value.is_out_of_memory
 
 
 def test_later_batches_are_small_from_the_start():

@@ -203,6 +203,7 @@ OTHER_THAN_DEFAULT = {
     "overlap": (0.25, 1, 2),
     "grid": "even",
     "halo": (0, 2, 3),
+    "step": (1, 4, 2),
     "region": ((0, 8), (1, 9), (2, 10)),
     "time_points": (0, 2),
     "skip_constant": True,
@@ -233,6 +234,11 @@ OTHER_THAN_DEFAULT = {
     "threshold": 0.25,
     "batch_size": 3,
     "device": "cuda:1",
+    "precision": "bfloat16",
+    "tf32": True,
+    "channels_last": True,
+    "graph": "frozen",
+    "threads": 2,
 }
 
 

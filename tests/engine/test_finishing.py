@@ -129,10 +129,22 @@ def test_a_tiny_budget_does_use_the_disk(tmp_path):
         on_disk.append(sum(os.path.getsize(path) for path in tmp_path.glob("*/*")))
     assert max(on_disk) > 4 * 2 * 8 * 12 * 8  # most of a layer of patches, two channels
     assert on_disk[-1] == 0
-    assert accumulator.result().tobytes() == whole_of(layout).tobytes()
-    del accumulator
-    gc.collect()
     assert os.listdir(tmp_path) == []
+    assert accumulator.result().tobytes() == whole_of(layout).tobytes()
+
+
+def test_an_accumulator_that_nobody_holds_leaves_nothing_on_the_disk(tmp_path):
+    layout = Layout((9, 20, 8), (4, 6, 6), 0.5)
+    accumulator = accumulator_of(layout, budget=0, scratch=tmp_path)
+    for index in range(len(layout.grid) // 2):
+        accumulator.add(index, predictions_of(layout)[index])
+    assert [*tmp_path.glob("*/*")]
+    gc.disable()  # it is in no cycle of references, so it goes at once
+    try:
+        del accumulator
+        assert os.listdir(tmp_path) == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("budget", [None, 0, 30_000])

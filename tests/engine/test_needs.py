@@ -151,13 +151,14 @@ def test_a_run_tells_its_source_what_to_keep():
 
 
 def test_a_forecast_says_what_there_is_to_say():
-    whole = Forecast(1234, 12, 100, 7200.0, 3 << 30, 1 << 29, 5 << 20)
+    whole = Forecast(1234, 4.444, 12, 100, 7200.0, 3 << 30, 1 << 29, 5 << 20)
     assert str(whole) == (
-        "1,234 patches (12 skipped, 100 already done), about 2 h, up to 3 GiB of memory, "
-        "512 MiB of sums on the disk meanwhile, an output of 5 MiB before compression"
+        "1,234 patches (12 skipped, 100 already done), each voxel computed 4.44 times, about 2 h, "
+        "up to 3 GiB of memory, 512 MiB of sums on the disk meanwhile, "
+        "an output of 5 MiB before compression"
     )
-    assert str(Forecast(1, 0, 0, 0.5, 1 << 20, 0, 0)) == (
-        "1 patch, about 0.5 s, up to 1 MiB of memory"
+    assert str(Forecast(1, 1.0, 0, 0, 0.5, 1 << 20, 0, 0)) == (
+        "1 patch, each voxel computed once, about 0.5 s, up to 1 MiB of memory"
     )
     assert whole.facts["resumed"] == 100
 

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.helpers import PATIENCE, boxes, layouts, properties
+from napari_seamless.engine import pipeline
 from napari_seamless.engine.control import Control, Focus
-from napari_seamless.engine.errors import SourceError
+from napari_seamless.engine.errors import PredictionError, SourceError
 from napari_seamless.engine.grid import Box, PatchGrid
-from napari_seamless.engine.pipeline import Batch, batches, predicted
+from napari_seamless.engine.pipeline import Batch, batches, load, predicted
 from napari_seamless.engine.schedule import Schedule
 
 ROW = PatchGrid.regular((1, 1, 12), (1, 1, 1), 0.0)  # 12 patches
@@ -27,16 +28,23 @@ class Line:
         self.predicted: list[list[int]] = []
         self.fails: dict[int, Exception] = others.pop("fails", {})
         self.gate: threading.Event | None = None
+        self.times: list[int] = []
+        is_ahead = others.pop("is_ahead", False)
+        self.schedule = Schedule(grid, **others)
         self.batches = batches(
-            Schedule(grid, **others), size, self.read, self.predict, self.control.may_go_on,
-            lambda: self.control.has_new_focus(0), self.refocus,
+            self.schedule, size, self.read, self.predict, self.control.may_go_on,
+            lambda: self.control.has_new_focus(0), self.refocus, self.took, is_ahead=is_ahead,
         )  # fmt: skip
 
     def refocus(self, schedule: Schedule) -> None:
         focus = self.control.take_focus(0)
         schedule.focus(focus.box, focus.is_only)
 
-    def read(self, index: int):
+    def took(self, patches: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.times.append(patches)
+
+    def read(self, index: int, out=None):
         self.threads.add(threading.get_ident())
         self.read_so_far.append(index)
         if self.gate is not None:
@@ -107,14 +115,16 @@ def test_a_patch_that_becomes_nan_fails_alone(value):
         values[patches == 4] = value
         return values
 
-    patches = [np.full((1, 1, 1, 2), index, np.float32) for index in (3, 4, 5)]
-    batch = predicted([3, 4, 5], patches, spoilt)
+    def read(index: int, out) -> np.ndarray:
+        return np.full((1, 1, 1, 2), index, np.float32)
+
+    batch = predicted(load([3, 4, 5], read), spoilt)
     assert batch.indices == (3, 5)
     assert values_of(batch) == [6, 6, 10, 10]
     assert list(batch.failed) == [4]
     assert "the network returned NaN or infinity" in str(batch.failed[4])
 
-    alone = predicted([4], patches[1:2], spoilt)
+    alone = predicted(load([4], read), spoilt)
     assert (alone.indices, alone.predictions, list(alone.failed)) == ((), None, [4])
 
 
@@ -210,11 +220,21 @@ def test_closing_or_cancelling_ends_the_thread_and_predicts_no_more(end):
 
 
 def test_predicted_stacks_what_could_be_read():
-    patches = [np.full((2, 1, 1, 3), 1, np.float32), SourceError("a hole")]
-    batch = predicted([7, 9], patches, torch.from_numpy)
-    assert batch.indices == (7,)
-    assert tuple(batch.predictions.shape) == (1, 2, 1, 1, 3)
-    assert batch.failed == {9: patches[1]}
+    hole = SourceError("a hole")
+
+    def read(index: int, out: np.ndarray | None) -> np.ndarray | SourceError:
+        if index == 9:
+            return hole
+        if out is None or index == 8:  # 8 brings its own
+            return np.full((2, 1, 1, 3), index, np.float32)
+        out[...] = index
+        return out
+
+    batch = predicted(load([9, 7, 9, 8, 3, 9], read), torch.from_numpy)
+    assert batch.indices == (7, 8, 3)
+    assert batch.failed == {9: hole}
+    expected = np.float32([7, 8, 3])[:, None, None, None, None] * np.ones((1, 2, 1, 1, 3))
+    np.testing.assert_array_equal(batch.predictions, expected)
 
 
 # ------------------------------------------------------------------------------ wishes
@@ -294,3 +314,64 @@ def test_cancel_wakes_whoever_waits_in_a_pause():
     control.cancel()
     waiting.join(PATIENCE)
     assert answers == [False]
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """A line whose network is given the next batch before this one is looked at, as a GPU is."""
+    monkeypatch.setattr(pipeline, "_array", lambda shape, is_pinned: np.empty(shape, np.float32))
+    return lambda **others: Line(is_ahead=True, **others)
+
+
+def test_a_gpu_is_given_the_next_batch_first(ahead):
+    line = ahead()
+    first = next(line.batches)
+    assert first.indices == (0, 1)
+    assert line.predicted == [[0, 1], [2, 3]]
+    assert line.schedule.at_work == [0, 1, 2, 3]
+    found = [first, *line.batches]
+    assert [i for batch in found for i in batch.indices] == [*range(12)]
+    assert [values_of(batch) for batch in found] == [[4 * i, 4 * i + 2] for i in range(6)]
+    assert line.times == [2] * 6
+
+
+def test_what_a_gpu_was_given_is_looked_at_when_the_run_is_cancelled(ahead):
+    line = ahead()
+    found = [next(line.batches)]
+    line.control.cancel()
+    found += line.batches
+    assert [batch.indices for batch in found] == [(0, 1), (2, 3)]
+    assert line.predicted == [[0, 1], [2, 3]]
+
+
+def test_what_a_gpu_was_given_before_one_that_fails_is_not_lost(ahead):
+    line = ahead(fails={4: PredictionError("no")})
+    found = [next(line.batches)]
+    found.append(next(line.batches))
+    assert [batch.indices for batch in found] == [(0, 1), (2, 3)]
+    with pytest.raises(PredictionError, match="no"):
+        next(line.batches)
+
+
+def test_a_gpu_is_looked_at_before_the_rest_is_held_back(ahead):
+    line = ahead()
+    line.control.preview(True)
+    line.control.focus(Box((0, 0, 0), (1, 1, 4)), 0)
+    found = [next(line.batches) for _ in range(3)]
+    assert sorted(i for batch in found[:2] if batch for i in batch.indices) == [0, 1, 2, 3]
+    assert found[2] is None
+
+
+def test_a_gpu_that_fails_late_says_so(ahead, monkeypatch):
+    class Late:
+        def __init__(self, values: torch.Tensor) -> None:
+            pass
+
+        def __bool__(self) -> bool:
+            raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(pipeline, "Finiteness", Late)
+    with pytest.raises(
+        PredictionError, match=r"failed on a batch .* \(2, 1, 1, 1, 1\): CUDA error"
+    ):
+        next(ahead().batches)

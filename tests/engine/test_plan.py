@@ -238,3 +238,17 @@ def test_a_patch_that_torch_cannot_index_is_refused():
 def test_settings_that_are_no_config_are_refused():
     with pytest.raises(ConfigError, match="config is a dict; give an InferenceConfig"):
         InferencePlan.resolve({"patch_size": (4, 4, 4)}, sources((4, 4)))
+
+
+def test_patches_start_at_multiples_of_the_step_and_may_reach_outside():
+    volume = volume_of((9, 9, 9), patch_size=(4, 4, 4), overlap=0, step=(1, 2, 4))
+    assert axes_of(volume.cores) == [[0, 4, 5], [0, 4, 6], [0, 4, 8]]
+    assert volume.grid.shape == (9, 9, 9)
+    region = volume_of((9, 9, 9), overlap=0, step=(1, 2, 4), region="0:9,0:9,5:8")
+    assert axes_of(region.cores) == [[0, 4, 5], [0, 4, 6], [4]]
+    assert region.origin == (0, 0, 5)
+
+
+def test_the_step_of_an_output_scale_and_that_of_the_settings_both_hold():
+    volume = volume_of((20, 20, 20), output_scale=(1, 0.5, "1/4"), step=(1, 3, 2), overlap=0.5)
+    assert [starts[1] for starts in axes_of(volume.cores)] == [2, 6, 4]

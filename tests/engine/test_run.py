@@ -31,6 +31,8 @@ from engine.helpers import (
     properties,
     seeds,
 )
+from napari_seamless.engine import pipeline, work
+from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
@@ -47,6 +49,7 @@ from napari_seamless.engine.grid import Box
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.engine.store import ArraySpec
+from napari_seamless.engine.volume_run import place_of_sums
 
 LAYOUT = Layout((8, 8, 8), (4, 4, 4), 0.5)  # 27 patches, starts 0, 2, 4
 
@@ -966,12 +969,78 @@ def test_a_chunk_that_cannot_be_written_fails_the_run_and_is_still_there_to_see(
     done = []
     with pytest.raises(WriteError, match="disk is full") as caught:
         done.extend(event.done for event in run)
-    # The first row of patches finishes the first chunk, in the midst of a batch.
-    assert (done, run.done, run.status) == ([], 3, "failed")
+    # The first row of patches finishes the first chunk, which is written while others are blended.
+    assert 3 <= run.done < run.total
+    assert done in ([], [4], [4, 8])
+    assert run.status == "failed"
     assert store.writes == [0, None]  # once final; then as it is at the end
     assert store.finished == set()
     assert caught.value.__notes__ == ["disk is full"]
-    assert_blended(np.asarray(run.live[0]), partial_of(LAYOUT.positions[:3], network))
+    assert_blended(np.asarray(run.live[0]), partial_of(LAYOUT.positions[: run.done], network))
+
+
+@pytest.fixture
+def spare_core(monkeypatch):
+    monkeypatch.setattr(work, "has_spare_core", lambda device, threads: True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_with_a_spare_core_every_event_is_as_true(spare_core, batch_size):
+    network, done = Ramps(LAYOUT.patch_size), []
+    run = run_of(network, batch_size=batch_size)
+    for event in run:
+        done.append(event.done)
+        assert run.done == event.done
+        assert_blended(np.asarray(run.live[0]), partial_of(LAYOUT.positions[: event.done], network))
+    assert done == [*range(batch_size, run.total, batch_size), run.total]
+    np.testing.assert_array_equal(run.results()[0], whole(network, batch_size))
+
+
+def whole(network, batch_size) -> np.ndarray:
+    """The same run without a spare core."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(work, "has_spare_core", lambda device, threads: False)
+        run = run_of(network, batch_size=batch_size)
+        assert [*run][-1].done == run.total
+        return run.results()[0]
+
+
+def test_with_a_spare_core_a_batch_is_blended_while_the_network_works_on_the_next(
+    spare_core, monkeypatch
+):
+    called = threading.Event()
+
+    class Tells(Ramps):
+        def predict(self, x):
+            if len(self.inputs) == 3:
+                called.set()
+            return super().predict(x)
+
+    def add(self, index, prediction):
+        assert index < 4 or called.wait(PATIENCE)
+        return real(self, index, prediction)
+
+    real = BlendAccumulator.add
+    monkeypatch.setattr(BlendAccumulator, "add", add)
+    run = run_of(Tells(LAYOUT.patch_size), batch_size=4)
+    assert [event.done for event in run][:2] == [4, 8]
+    assert called.is_set()
+
+
+def test_with_a_spare_core_what_goes_wrong_is_raised_with_the_next_batch(spare_core, monkeypatch):
+    def add(self, index, prediction):
+        if index == 5:
+            raise MemoryError
+        return real(self, index, prediction)
+
+    real = BlendAccumulator.add
+    monkeypatch.setattr(BlendAccumulator, "add", add)
+    network, done = Ramps(LAYOUT.patch_size), []
+    run = run_of(network, batch_size=4)
+    with pytest.raises(PredictionError, match="no memory for the sums of the volume"):
+        done.extend(event.done for event in run)
+    assert (done, run.done, run.status) == ([4, 8], 5, "failed")
+    assert_blended(np.asarray(run.live[0]), partial_of(LAYOUT.positions[:5], network))
 
 
 def test_ctrl_c_keeps_what_was_done_and_is_passed_on():
@@ -1035,3 +1104,31 @@ def test_cancel_ends_the_gathering_of_statistics(monkeypatch):
     assert list(run) == []
     assert (run.status, run.done, network.inputs) == ("partial", 0, [])
     assert len(source.boxes) == 3
+
+
+def test_a_network_that_is_given_batches_ahead_makes_the_same(monkeypatch):
+    """As on a GPU; there the call returns before its result is there."""
+    monkeypatch.setattr(pipeline, "_array", lambda shape, is_pinned: np.empty(shape, np.float32))
+    config = config_of((4, 6, 6), batch_size=3)
+    volume = np.random.default_rng(4).random((1, 12, 20, 20), dtype=np.float32)
+
+    def result(is_ahead: bool) -> tuple[bytes, list[int]]:
+        run = Run([ArraySource(volume)], Identity(), config)
+        run._is_ahead = is_ahead
+        done = [event.done for event in run]
+        return run.results()[0].tobytes(), done
+
+    (plain, steps), (ahead, others) = result(is_ahead=False), result(is_ahead=True)
+    assert ahead == plain
+    assert others == steps
+
+
+@pytest.mark.parametrize(
+    ("kind", "front", "place"),
+    [("cuda", 500, ("cuda", 500)), ("cuda", 501, ("cpu", 7)), ("cpu", 0, ("cpu", 7)),
+     ("mps", 0, ("cpu", 7))],
+)  # fmt: skip
+def test_sums_are_on_the_gpu_while_they_fit(monkeypatch, kind, front, place):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    device, room = place_of_sums(torch.device(kind), front, 7)
+    assert (device.type, room) == place

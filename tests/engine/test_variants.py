@@ -20,6 +20,7 @@ from engine.helpers import (
     positive_volume,
 )
 from napari_seamless.engine.errors import ConfigError, ModelError
+from napari_seamless.engine.predictor import Predictor
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
 
@@ -220,6 +221,17 @@ def test_a_network_may_return_the_same_memory_again():
     volume = positive_volume((1, 2, 4, 6))
     found = outputs_of(Buffered(), volume, (2, 4, 6), tta="flip:yx")
     assert_blended(found["main"], volume)
+
+
+@pytest.mark.parametrize("is_reused", [True, False])
+def test_a_prediction_stays_when_the_network_is_called_again(is_reused):
+    """As when the inspector predicts a patch while the last batch is blended."""
+    memory = torch.zeros(1, 1, 2, 4, 6)
+    network = Makes((lambda v: memory.copy_(v)) if is_reused else torch.clone)
+    predict = Predictor(network, config_of((2, 4, 6)), torch.device("cpu"))
+    patches = [np.full((1, 1, 2, 4, 6), value, np.float32) for value in range(5)]
+    predictions = [predict(patch) for patch in patches]
+    assert [float(each.mean()) for each in predictions] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("margin", [1, 2])

@@ -145,7 +145,7 @@ def check_workers(client: Client) -> None:
     Raises
     ------
     ConfigError
-        If there is no worker, or one lacks the package or has another version.
+        If there is no worker, none answers, or one lacks the package or has another version.
     """
     address = client.scheduler.address if client.scheduler is not None else "the scheduler"
     try:
@@ -156,7 +156,15 @@ def check_workers(client: Client) -> None:
             f"some with 'dask worker {address}'"
         ) from error
     found = client.run(pkgutil.resolve_name, "napari_seamless:__version__", on_error="return")
-    for worker, version in found.items():
+    # A worker that ends while it is asked is not one to be mended: Dask does without it.
+    answers = {each: said for each, said in found.items() if not isinstance(said, OSError)}
+    if not answers:
+        worker, reason = next(iter(found.items()))
+        raise ConfigError(
+            f"no worker of the scheduler at {address} answers, such as {worker} "
+            f"({one_line(reason)}); see that they run and can be reached from the scheduler"
+        )
+    for worker, version in answers.items():
         if isinstance(version, BaseException):
             raise ConfigError(
                 f"worker {worker} has no napari-seamless ({one_line(version)}); install it there: "

@@ -16,17 +16,18 @@ from napari_seamless.cluster.ledger import Ledger, write_whole
 from napari_seamless.cluster.travel import Network, Output, Reopened
 from napari_seamless.engine.blocks import BlockGrid
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import ModelCallError, PredictionError, SourceError, WriteError
+from napari_seamless.engine.errors import ModelCallError, PredictionError, WriteError
 from napari_seamless.engine.finished import InStore
 from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.needs import cache_of
 from napari_seamless.engine.normalization import Normalizer
 from napari_seamless.engine.outputs import Channels, finisher
 from napari_seamless.engine.pipeline import Patch
-from napari_seamless.engine.plan import resolve_device
+from napari_seamless.engine.plan import check_precision, resolve_device
 from napari_seamless.engine.predictor import Predictor
 from napari_seamless.engine.results import as_stored, specs_of
-from napari_seamless.engine.source import read_patch
+from napari_seamless.engine.stages import Stages
+from napari_seamless.engine.volume_input import read_input
 from napari_seamless.engine.volume_plan import VolumePlan, window_of
 
 CACHE_BYTES = 1 << 28
@@ -104,23 +105,17 @@ class Workplace:
         if keep is not None:
             keep(min(CACHE_BYTES, cache_of(self._source, job.plan)))
         self._store = job.output.open(specs_of(job.channels, job.config), job.blocks.chunks)
-        self._predictor = Predictor(job.network.open(), job.config, own_device(job.config.device))
+        self._predictor = Predictor(job.network.open(), job.config, own_device(job.config))
         self._lock = threading.Lock()
 
     def is_wanted(self) -> bool:
         """Whether the run still goes on."""
         return self.path.exists()
 
-    def read(self, index: int) -> Patch:
+    def read(self, index: int, out: NDArray[np.float32] | None = None) -> Patch:
         """Return the input of a patch; see `VolumeRun.read`."""
         job = self.job
-        try:
-            box = job.plan.input_box(index)
-            return read_patch(self._source, box, job.config.padding, job.normalizer)
-        except SourceError as error:
-            if job.config.on_error == "stop":
-                raise
-            return error
+        return read_input(self._source, job.plan.input_box(index), job.config, job.normalizer, out)
 
     def predict(self, patches: NDArray[np.float32]) -> torch.Tensor:
         """Return the prediction of a batch of patches; see `Predictor`."""
@@ -140,7 +135,11 @@ class Workplace:
         """Return where finished chunks are written."""
         job = self.job
         return InStore(
-            self._store, lambda values: as_stored(values, job.channels, job.config), _unread, None
+            self._store,
+            lambda values: as_stored(values, job.channels, job.config),
+            _unread,
+            None,
+            Stages(),
         )
 
     def close(self) -> None:
@@ -175,13 +174,15 @@ def close_workplace(path: Path) -> None:
         torch.cuda.empty_cache()
 
 
-def own_device(name: str) -> torch.device:
+def own_device(config: InferenceConfig) -> torch.device:
     """Return the device of this worker, made ready: of several GPUs, the one of its number.
 
     On the CPU there is one thread: with others the last bits of a prediction are different, so the
     result would depend on how many cores each worker has.
     """
+    name = config.device
     device = resolve_device(name)
+    check_precision(config, device)
     if device.type == "cpu":
         torch.set_num_threads(1)
         return device

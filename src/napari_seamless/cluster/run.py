@@ -30,10 +30,10 @@ from napari_seamless.engine.normalization import Stopped
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.pipeline import Batch
 from napari_seamless.engine.predictor import Predictor
-from napari_seamless.inference import InferenceRun, PathLike
+from napari_seamless.inference import InferenceRun
 from napari_seamless.io.journal import Journal
 from napari_seamless.models import load_model
-from napari_seamless.volumes import listed
+from napari_seamless.volumes import PathLike, listed
 
 
 class ClusterRun(InferenceRun):
@@ -101,6 +101,9 @@ class ClusterRun(InferenceRun):
             self._cluster = opened.pop_all()
             self._opened = self._opened.pop_all()
 
+    def _check_device(self) -> None:
+        """Leave it to the workers, whose devices are others."""
+
     def forecast(self) -> Forecast:
         """Say what the run will take with the workers that there are; memory is the driver's."""
         threads = sum(self._client.nthreads().values()) or 1
@@ -123,7 +126,7 @@ class ClusterRun(InferenceRun):
         volume = Box.of_shape(self.volumes[vol_id].plan.grid.shape)
         return Event(self.done, self.total, volume, vol_id)  # a layer can be made of it now
 
-    def _rest(self, vol_id: int) -> Iterator[Batch]:
+    def _rest(self, vol_id: int, after: Batch | None) -> Iterator[Batch]:
         """Return nothing: all patches that are left belong to blocks."""
         return iter(())
 

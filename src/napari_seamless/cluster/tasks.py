@@ -47,7 +47,7 @@ class First:
 def predict_first(network: Network, config: InferenceConfig, patches: NDArray[np.float32]) -> First:
     """Return the prediction of a batch, and what is learned from it."""
     with _own_errors():
-        predictor = Predictor(network.open(), config, own_device(config.device))
+        predictor = Predictor(network.open(), config, own_device(config))
         predictions = predictor(patches)
         if predictor.channels is None:
             raise AssertionError("channels are known after a batch")
@@ -163,7 +163,7 @@ def _blend(
     for batch in batches(
         Schedule(grid, mine & accumulator.waiting),
         place.job.config.batch_size,
-        lambda index: place.read(int(numbers[index])),
+        lambda index, out: place.read(int(numbers[index]), out),
         place.predict,
         place.is_wanted,
         lambda: False,
@@ -171,7 +171,7 @@ def _blend(
     ):
         if batch is None:
             continue
-        free_pages.give_back()
+        free_pages.give_back(batch.nbytes)
         if batch.predictions is not None:
             for index, prediction in zip(batch.indices, batch.predictions, strict=True):
                 accumulator.add(index, prediction)

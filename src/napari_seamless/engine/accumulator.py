@@ -15,6 +15,8 @@ patch reaches are NaN: what other patches say of them is not what they should be
 
 import threading
 from collections.abc import Collection, Iterable
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +29,12 @@ from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.finished import Finished, InMemory
 from napari_seamless.engine.grid import Box, PatchGrid
 from napari_seamless.engine.lazy import LazyArray, Ranges
+from napari_seamless.engine.leaving import Leaving
 from napari_seamless.engine.states import Cells, PatchState, PatchStates
-from napari_seamless.engine.sums import OpenSums
+from napari_seamless.engine.sums import CPU, OpenSums
 
-PIECE_VOXELS = 1 << 20
-"""Voxels normalised at a time, which bounds their float64 weights to 8 MiB."""
+PIECE_VOXELS = 1 << 18
+"""Voxels normalised at a time, so that they and their weights stay in the processor's cache."""
 
 
 class BlendAccumulator:
@@ -60,6 +63,11 @@ class BlendAccumulator:
         results; of none by default.
     is_share : bool
         The patches are shared with other processes: chunks stay open until `adopt`.
+    aside : Executor, optional
+        Normalises and hands on complete chunks while further patches are added, which stay open
+        until then; see `flush`. By default `add` does so before it returns.
+    device : torch.device, optional
+        Where predictions are and sums are kept; the CPU by default.
 
     Notes
     -----
@@ -83,10 +91,13 @@ class BlendAccumulator:
         scratch: Path | None = None,
         squared: Squared = lambda: None,
         is_share: bool = False,
+        aside: Executor | None = None,
+        device: torch.device = CPU,
     ) -> None:
+        self.device = device
         self._grid = grid
         self._window = window
-        self._blended = Blended(grid, window, finish, squared)
+        self._blended = Blended(grid, window, finish, squared, device)
         self._is_share = is_share
         self._fill = fill
         self._volume = Box.of_shape(grid.shape)
@@ -94,10 +105,12 @@ class BlendAccumulator:
         self._chunks = chunks or ChunkGrid.at_starts(grid)
         self._missing: dict[int, int] = {}
         self._final: set[int] = set()
-        self._sums = OpenSums(budget, self._next_patch_of, scratch)
+        next_patch = partial(_next_patch, self.states, self._chunks)
+        self._sums = OpenSums(budget, next_patch, scratch, device)
         self._finished = finished or InMemory(grid.shape)
         self._channels = 0
         self._lock = threading.Lock()
+        self._leaving = Leaving(aside)
 
     @property
     def done(self) -> int:
@@ -160,7 +173,7 @@ class BlendAccumulator:
         index : int
             Raster index of the patch in the grid.
         prediction : Tensor of float32, shape (C, z, y, x)
-            On the CPU, with the shape of the patch.
+            On the `device` of the sums, with the shape of the patch.
 
         Returns
         -------
@@ -173,7 +186,8 @@ class BlendAccumulator:
             If the patch was settled before: its weight would count twice.
         """
         self.states.check_waiting(index)
-        weighted = self._blended.sums_of(prediction)
+        self._close(self._leaving.finished())
+        weighted = self._blended.weighted(prediction)
         self._channels = len(weighted)
         patch = self._grid[index]
         target = patch.intersection(self._volume)
@@ -189,6 +203,16 @@ class BlendAccumulator:
         if not self._is_share:
             self._finish_complete(touched)
         return target
+
+    def flush(self) -> None:
+        """Wait until every complete chunk is finished.
+
+        Raises
+        ------
+        WriteError
+            If one cannot be written; it stays open, and so do those that come after it.
+        """
+        self._close(self._leaving.flush())
 
     def skip(self, indices: Iterable[int], channels: int) -> None:
         """Settle patches that there is nothing to predict in."""
@@ -375,38 +399,42 @@ class BlendAccumulator:
 
     def _opened(self, chunks: list[int], stop: int | None = None) -> dict[int, torch.Tensor]:
         """Return the sums of chunks; up to plane `stop` of the volume they are to be added to."""
-        boxes = {i: self._chunks[i] for i in chunks}
-        shapes = {i: (self._channels, *box.shape) for i, box in boxes.items()}
-        planes = {
-            i: box.shape[0] if stop is None else min(box.stop[0], stop) - box.start[0]
-            for i, box in boxes.items()
-        }
+        shapes, planes = {}, {}
+        for i in chunks:
+            chunk = self._chunks[i]
+            shapes[i] = (self._channels, *chunk.shape)
+            last = chunk.stop[0] if stop is None else min(chunk.stop[0], stop)
+            planes[i] = last - chunk.start[0]
         return self._sums.take(shapes, planes)
-
-    def _next_patch_of(self, i: int) -> int:
-        """Return the first patch in raster order that chunk `i` still waits for."""
-        return self.states.first_waiting_in(self._chunks[i]) or 0
 
     def _finish_complete(self, chunks: list[int]) -> None:
         for i in chunks:
             if not self._missing[i]:
-                self._finish(i)
+                sums = self._opened([i])[i]
+                self._close(self._leaving.add(i, partial(self._finish, i, sums)))
 
-    def _finish(self, i: int) -> None:
+    def _finish(self, i: int, sums: torch.Tensor) -> None:
         """Normalise chunk `i` and hand it on; its sums are final, so readers need not wait."""
         chunk = self._chunks[i]
         values = self._finished.space(chunk, self._channels)
-        sums = self._opened([i])[i].numpy()
         done, failed = self.states.done, self.states.failed
         for piece in chunk.slabs(PIECE_VOXELS):
             inside = piece.within(chunk)
-            self._blended.fill(
-                values[:, *inside], sums[:, *inside], piece, done, failed, self._fill
-            )
+            part = sums[:, *inside].cpu().numpy()
+            self._blended.fill(values[:, *inside], part, piece, done, failed, self._fill)
         # what a failed patch has spoilt may succeed when the run is resumed
         is_spoilt = self.states.is_failed_in(chunk)
         self._finished.put(None if is_spoilt else i, chunk, values)
-        with self._lock:
-            self._final.add(i)
-            self._sums.drop(i)
-            del self._missing[i]
+
+    def _close(self, finished: Iterable[int]) -> None:
+        """Read chunks from where they were handed on to from now on."""
+        for i in finished:
+            with self._lock:
+                self._final.add(i)
+                self._sums.drop(i)
+                del self._missing[i]
+
+
+def _next_patch(states: PatchStates, chunks: ChunkGrid, i: int) -> int:
+    """Return the first patch in raster order that chunk `i` still waits for."""
+    return states.first_waiting_in(chunks[i]) or 0

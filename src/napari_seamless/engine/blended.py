@@ -1,19 +1,27 @@
 """Blended values: weighted sums, divided by the weights of just the patches that are in them."""
 
+import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from napari_seamless.engine.blending import Window, coverage, weight_sum
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.sums import CPU
 
 Finish = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """What is done to blended values (C, z, y, x) of all channels; NaN must stay NaN."""
 
 Squared = Callable[[], slice | None]
+
+MOST_KEPT = 16
+"""Boxes whose weights are kept: of a few rows of chunks ..."""
+
+MOST_VOXELS_KEPT = 1 << 18
+"""... and not more than these voxels each: 32 MiB of weights in all."""
 
 
 class Blended:
@@ -30,6 +38,8 @@ class Blended:
     squared : callable
         Says, once something is blended, of which channels the squares are summed after all others:
         they become the standard deviation between patches.
+    device : torch.device, optional
+        Where predictions are weighted; the CPU by default.
     """
 
     def __init__(
@@ -38,12 +48,37 @@ class Blended:
         window: Window,
         finish: Finish | None = None,
         squared: Squared = lambda: None,
+        device: torch.device = CPU,
     ) -> None:
         self._grid = grid
         self._window = window
-        self._weights = torch.from_numpy(window.matrix)
+        self._device = device
+        self._weights = torch.from_numpy(window.matrix).to(device)
         self._finish = finish
         self._squared = squared
+        self._of_patches_around = lru_cache(MOST_KEPT)(self._weights_around)
+
+    def _whole_weights(self, box: Box) -> NDArray[np.float64]:
+        """Return the weights of all patches that reach a box.
+
+        They depend on where these start as seen from the box, which is the same for most chunks.
+        """
+        offsets = tuple(
+            tuple((starts[near] - low).tolist())
+            for starts, near, low in zip(
+                self._grid.starts, self._grid.touching(box), box.start, strict=True
+            )
+        )
+        is_small = math.prod(box.shape) <= MOST_VOXELS_KEPT
+        return (self._of_patches_around if is_small else self._weights_around)(box.shape, offsets)
+
+    def _weights_around(
+        self, shape: Triple, offsets: tuple[tuple[int, ...], ...]
+    ) -> NDArray[np.float64]:
+        z, y, x = (np.array(along, dtype=np.intp) for along in offsets)
+        grid = PatchGrid(shape, self._grid.patch_size, (z, y, x))
+        done = np.ones(grid.counts, dtype=bool)
+        return weight_sum(grid, self._window, done, Box.of_shape(shape))
 
     def needed(self, channels: slice) -> slice:
         """Return the channels whose sums are needed to know some."""
@@ -52,11 +87,12 @@ class Blended:
 
     @cached_property
     def _exact_weights(self) -> torch.Tensor:
-        return torch.from_numpy(self._window.in_float64())
+        return torch.from_numpy(self._window.in_float64()).to(self._device)
 
-    def sums_of(self, prediction: torch.Tensor) -> torch.Tensor:
+    def weighted(self, prediction: torch.Tensor) -> torch.Tensor:
         """Return what a patch (C, z, y, x) adds to the sums.
 
+        Float32, so that float64 sums of it are as good as exact, whatever the order of patches.
         With squares, everything is float64 and so are the weights: what is left of a mean of
         squares without the square of the mean is a small difference of large numbers.
         """
@@ -90,9 +126,12 @@ class Blended:
         uncovered : float
             What voxels become that no patch in the sums reaches.
         """
-        weights = weight_sum(self._grid, self._window, done, box)
         near = self._grid.touching(box)
         is_whole = bool(done[near].all())
+        if is_whole:
+            weights = self._whole_weights(box)
+        else:
+            weights = weight_sum(self._grid, self._window, done, box)
         covered = True if is_whole else weights > 0
         if not is_whole:
             out[...] = np.nan

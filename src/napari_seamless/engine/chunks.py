@@ -10,7 +10,9 @@ patch, the less has to be kept open::
     chunks   |       |       |              twice as large: open for longer
 """
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Self
 
@@ -56,11 +58,15 @@ class ChunkGrid:
         z, y, x = (int(edges[-1]) for edges in self.edges)
         return z, y, x
 
-    @property
+    @cached_property
     def counts(self) -> Triple:
         """Chunks along (Z, Y, X)."""
         z, y, x = (len(edges) - 1 for edges in self.edges)
         return z, y, x
+
+    @cached_property
+    def _edges(self) -> tuple[list[int], ...]:  # in a list a number is found ten times as fast
+        return tuple(edges.tolist() for edges in self.edges)
 
     @property
     def facts(self) -> list[list[int]]:
@@ -75,18 +81,16 @@ class ChunkGrid:
         """Return the box of chunk `index` in raster order."""
         if not 0 <= index < len(self):
             raise IndexError(f"chunk {index} is not in a grid of {len(self)} chunks")
-        return self._at(*np.unravel_index(index, self.counts))
-
-    def _at(self, i: np.intp, j: np.intp, k: np.intp) -> Box:
-        z, y, x = self.edges
-        start = int(z[i]), int(y[j]), int(x[k])
-        return Box(start, (int(z[i + 1]), int(y[j + 1]), int(x[k + 1])))
+        _, rows, columns = self.counts
+        z, y, x = self._edges
+        i, j, k = index // (rows * columns), index // columns % rows, index % columns
+        return Box((z[i], y[j], x[k]), (z[i + 1], y[j + 1], x[k + 1]))
 
     def touching(self, box: Box) -> list[int]:
         """Return the chunks that share a voxel with `box`, in raster order."""
         (_, rows, columns), ranges = self.counts, []
-        for edges, low, high in zip(self.edges, box.start, box.stop, strict=True):
-            first = int(np.searchsorted(edges, max(low, 0), side="right")) - 1
-            last = int(np.searchsorted(edges[:-1], high, side="left"))
+        for edges, low, high in zip(self._edges, box.start, box.stop, strict=True):
+            first = bisect_right(edges, max(low, 0)) - 1
+            last = bisect_left(edges, high, hi=len(edges) - 1)
             ranges.append(range(first, last) if low < high else range(0))
         return [(i * rows + j) * columns + k for i, j, k in product(*ranges)]

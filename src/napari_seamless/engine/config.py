@@ -48,6 +48,8 @@ OnError = Literal["stop", "continue"]
 Planes = Literal["auto", "none", "z", "y", "x", "zyx"]
 Labelling = Literal["none", "argmax", "threshold"]
 OutputDtype = Literal["float32", "float16", "uint8", "uint16"]
+Precision = Literal["float32", "float16", "bfloat16"]
+Graph = Literal["eager", "frozen", "compiled"]
 
 ACTIVATIONS = ("none", "sigmoid", "softmax", "tanh")
 FLOAT32_MAX = 3.4e38
@@ -82,6 +84,11 @@ class InferenceConfig(BaseModel):
     halo: tuple[Margin, Margin, Margin] = (0, 0, 0)
     """Context in voxels (Z, Y, X) on each side of a patch: fed to the network, cut off its
     output, never blended. The network's input is `patch_size + 2 * halo`.
+    """
+    step: tuple[Voxels, Voxels, Voxels] = (1, 1, 1)
+    """Patches start at multiples of so many voxels (Z, Y, X); the last one may reach outside then.
+    What a network with pooling makes of a voxel depends on it, unless it is what the pooling takes
+    together.
     """
     region: Region = None
     """Part of the volume to predict, (Z, Y, X), also as text "z0:z1,y0:y1,x0:x1". It equals the
@@ -182,6 +189,20 @@ class InferenceConfig(BaseModel):
     """Patches per call of the network."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """"auto" (a GPU if there is one), "cpu", "cuda", "cuda:N" or "mps"."""
+    precision: Precision = "float32"
+    """What the network computes in on a GPU: float16 and bfloat16 are used where torch holds that
+    to be safe (autocast). What is summed is float32 at least.
+    """
+    tf32: bool = False
+    """Let a GPU round what it multiplies to 10 bits (TensorFloat-32), which is faster."""
+    channels_last: bool = False
+    """Lay out a voxel's channels side by side, which some machines compute faster with."""
+    graph: Graph = "eager"
+    """How the network is run: "eager", as it is; "frozen", recorded at its first batch with fixed
+    weights (TorchScript); "compiled" by torch.compile, which needs a C++ compiler.
+    """
+    threads: Voxels | None = None
+    """Threads that compute the network on a CPU; None for what torch takes by itself."""
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -251,6 +272,10 @@ class InferenceConfig(BaseModel):
             If the text is not a JSON object, or a setting is unknown or out of range.
         """
         return cls(**json_object(text, "the config"))
+
+    def changed(self, settings: Mapping[str, Any]) -> "InferenceConfig":
+        """Return the config with other values of some settings, checked anew."""
+        return InferenceConfig(**{**self.model_dump(), **settings})
 
     def to_json(self) -> str:
         """Return the config as a JSON object, one setting per line."""

@@ -1,13 +1,11 @@
 """What a run will take, said before it: patches, time, memory, room on the disk."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from napari_seamless.engine.memory import resident
-from napari_seamless.engine.readable import readable_bytes, readable_time
+from napari_seamless.engine.readable import readable_bytes, readable_time, readable_times
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
     from napari_seamless.engine.needs import Needs
@@ -21,6 +19,8 @@ class Forecast:
     ----------
     patches : int
         That run, of all volumes.
+    redundancy : float
+        Voxels that go through the network per voxel of the volumes.
     skipped : int
         That need not run, of the volumes begun: their input is constant, or outside the mask. Those
         that an earlier run has settled do not count again.
@@ -37,6 +37,7 @@ class Forecast:
     """
 
     patches: int
+    redundancy: float
     skipped: int
     resumed: int
     seconds: float
@@ -50,6 +51,7 @@ class Forecast:
         needs: "Sequence[Needs]",
         *,
         patches: int,
+        redundancy: float,
         seconds: float,
         skipped: int = 0,
         resumed: int = 0,
@@ -58,6 +60,7 @@ class Forecast:
         kept = sum(each.shares.kept for each in needs)
         return cls(
             patches,
+            redundancy,
             skipped,
             resumed,
             seconds,
@@ -75,6 +78,7 @@ class Forecast:
         parts = [
             f"{self.patches:,} patch{'es' * (self.patches != 1)}"
             + (f" ({', '.join(besides)})" if besides else ""),
+            f"each voxel computed {readable_times(self.redundancy)}",
             f"about {readable_time(self.seconds)}",
             f"up to {readable_bytes(self.memory)} of memory",
         ]
@@ -88,17 +92,3 @@ class Forecast:
     def facts(self) -> dict[str, Any]:
         """The same as JSON has it."""
         return asdict(self)
-
-
-class Pace:
-    """How long the network takes for a patch, by its newest batch."""
-
-    def __init__(self) -> None:
-        self.seconds_per_patch = 0.0
-
-    @contextmanager
-    def of(self, patches: int) -> Iterator[None]:
-        """Measure what is done inside, with so many patches."""
-        began = time.perf_counter()
-        yield
-        self.seconds_per_patch = (time.perf_counter() - began) / patches

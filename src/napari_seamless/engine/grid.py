@@ -69,14 +69,14 @@ class Box:
     @property
     def shape(self) -> Triple:
         """Voxels along (Z, Y, X)."""
-        z, y, x = (stop - start for start, stop in zip(self.start, self.stop, strict=True))
-        return z, y, x
+        (z, y, x), (z_stop, y_stop, x_stop) = self.start, self.stop
+        return z_stop - z, y_stop - y, x_stop - x
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
         """Slices that cut this box out of a (Z, Y, X) array."""
-        z, y, x = (slice(*ends) for ends in zip(self.start, self.stop, strict=True))
-        return z, y, x
+        (z, y, x), (z_stop, y_stop, x_stop) = self.start, self.stop
+        return slice(z, z_stop), slice(y, y_stop), slice(x, x_stop)
 
     @property
     def is_empty(self) -> bool:
@@ -85,8 +85,8 @@ class Box:
 
     def intersection(self, other: "Box") -> "Box":
         """Return the common part of two boxes; it is empty if they do not touch."""
-        (z, y, x), stop = map(max, self.start, other.start), map(min, self.stop, other.stop)
-        z_stop, y_stop, x_stop = map(max, (z, y, x), stop)
+        z, y, x = start = tuple(map(max, self.start, other.start))
+        z_stop, y_stop, x_stop = map(max, start, map(min, self.stop, other.stop))
         return Box((z, y, x), (z_stop, y_stop, x_stop))
 
     def grown(self, margin: Triple) -> "Box":
@@ -101,8 +101,8 @@ class Box:
 
     def within(self, frame: "Box") -> tuple[slice, slice, slice]:
         """Return the slices of this box in an array that holds just the voxels of `frame`."""
-        z, y, x = frame.start
-        return self.shifted((-z, -y, -x)).slices
+        (dz, dy, dx), (z, y, x), (z_stop, y_stop, x_stop) = frame.start, self.start, self.stop
+        return slice(z - dz, z_stop - dz), slice(y - dy, y_stop - dy), slice(x - dx, x_stop - dx)
 
     def slabs(self, voxels: int) -> "Iterator[Box]":
         """Cut the box into runs of whole planes of about so many voxels, one plane at least."""
@@ -180,7 +180,7 @@ class PatchGrid:
         )
         return cls(shape, patch_size, (z, y, x))
 
-    @property
+    @cached_property
     def counts(self) -> Triple:
         """Patches along (Z, Y, X)."""
         z, y, x = (len(starts) for starts in self.starts)
@@ -200,9 +200,12 @@ class PatchGrid:
         """Return the box of patch `index` in raster order; it may reach outside the volume."""
         if not 0 <= index < len(self):
             raise IndexError(f"patch {index} is not in a grid of {len(self)} patches")
-        cell = np.unravel_index(index, self.counts)
-        start = _triple(np.array([starts[i] for starts, i in zip(self.starts, cell, strict=True)]))
-        return Box(start, _triple(np.add(start, self.patch_size)))
+        (_, rows, columns), (depth, height, width) = self.counts, self.patch_size
+        along_z, along_y, along_x = self.starts
+        z = int(along_z[index // (rows * columns)])
+        y = int(along_y[index // columns % rows])
+        x = int(along_x[index % columns])
+        return Box((z, y, x), (z + depth, y + height, x + width))
 
     def __iter__(self) -> Iterator[Box]:
         return (self[index] for index in range(len(self)))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.grid import PatchGrid, Triple
+from napari_seamless.engine.leaving import MOST_LEAVING
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.results import specs_of
 from napari_seamless.engine.source import Source
@@ -95,8 +96,8 @@ class Needs:
     front : int
         Most open sums at once, without a focus.
     chunk : int
-        What is at work when a chunk is finished: its values, and those that are written; 0 without
-        a store.
+        What is at work when a chunk is finished: its values, those that are written, and the sums
+        of chunks that are still to be written; 0 without a store.
     output : int
         The stored arrays, before compression; 0 without a store.
     """
@@ -139,10 +140,11 @@ def needs_of(
     stored = sum(
         spec.channels * spec.dtype.itemsize for spec in specs_of(channels, config).values()
     )
+    leaving = MOST_LEAVING * SUM_BYTES * channels.total
     return Needs(
         shares_of(budget, cache, prediction),
         front_of(grid, chunks, channels.total),
-        (4 * channels.total + 2 * stored) * math.prod(chunks[0].shape),
+        (4 * channels.total + 2 * stored + leaving) * math.prod(chunks[0].shape),
         stored * voxels,
     )
 

@@ -47,18 +47,21 @@ class Normalizer:
     scale: tuple[float, ...]
     in_float64: bool = True
 
-    def __call__(self, voxels: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(
+        self, voxels: NDArray[Any], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """Return voxels as the float32 values that the network gets.
 
         Parameters
         ----------
         voxels : ndarray, shape (..., C, z, y, x)
             Of any real dtype.
+        out : ndarray of float32, of the same shape, optional
+            Where the values go, and what is returned; a new array by default.
 
         Returns
         -------
         ndarray of float32, of the same shape
-            New, even where the values do not change.
 
         Raises
         ------
@@ -66,16 +69,23 @@ class Normalizer:
             If a value is too large for float32 once it is scaled.
         """
         scale = np.reshape(self.scale, (-1, 1, 1, 1))
+        values = np.empty(voxels.shape, np.float32) if out is None else out
         if not self.in_float64:
-            values = voxels.astype(np.float32)
-            values /= scale.astype(np.float32)
+            with np.errstate(over="ignore"):  # what becomes infinite is refused by `read_patch`
+                if np.all(scale == 1):
+                    np.copyto(values, voxels, casting="unsafe")
+                else:  # each value becomes float32, and is divided as such
+                    np.divide(
+                        voxels, np.float32(scale), out=values, dtype=np.float32, casting="unsafe"
+                    )
             return values
         exact = voxels.astype(np.float64)
         exact -= np.reshape(self.shift, (-1, 1, 1, 1))
         try:
             with np.errstate(over="raise"):
                 exact /= scale
-                return exact.astype(np.float32)
+                np.copyto(values, exact, casting="unsafe")
+                return values
         except FloatingPointError:
             raise SourceError(
                 f"a voxel's value x becomes too large for float32 as (x - shift) / scale, of "

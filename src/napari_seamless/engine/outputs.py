@@ -172,6 +172,8 @@ class JoinedHeads:
         self._config = config
         self._activations = config.activations
         self.channels: Channels | None = None
+        self._earlier: torch.Tensor | None = None
+        self._is_fresh: bool | None = None
 
     def __call__(self, heads: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the heads of one batch, (B, C, Z, Y, X) each, as float32 (B, C', Z, Y, X).
@@ -194,11 +196,24 @@ class JoinedHeads:
                 f"the network returned {_described(channels)} after {_described(self.channels)} "
                 "before; it must always return the same"
             )
-        # a copy also of a single head: a network may return the same memory at every call
-        values = torch.cat([head.float() for head in heads.values()], dim=1)
+        values = self._own([head.float() for head in heads.values()])
         if not self._config.blend_logits:
             values = activated(values, self._activations, channels)
         return values
+
+    def _own(self, heads: list[torch.Tensor]) -> torch.Tensor:
+        """Return heads side by side, in memory that the network does not use again.
+
+        Some networks return the same memory at every call. Whether this one does is seen at its
+        second call, while the first result is kept; what is new each time needs no copy.
+        """
+        if len(heads) == 1 and self._is_fresh:
+            return heads[0]
+        if self._is_fresh is None:
+            if self._earlier is not None and self._earlier.shape == heads[0].shape:
+                self._is_fresh = heads[0].data_ptr() != self._earlier.data_ptr()
+            self._earlier = heads[0] if self._is_fresh is None else None
+        return torch.cat(heads, dim=1)
 
 
 def _described(channels: Channels) -> str:

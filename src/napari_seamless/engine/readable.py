@@ -16,3 +16,9 @@ def readable_time(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def readable_times(count: float) -> str:
+    """Return "once", or how many times, to three digits."""
+    said = f"{count:.3g}"
+    return "once" if said == "1" else f"{said} times"

@@ -59,6 +59,8 @@ class Run(Work):
         What went wrong with which volume, by vol_id.
     volumes : list of VolumeRun
         What is done of each volume, by vol_id.
+    stages : Stages
+        How long reading, the network, blending and writing were at work so far.
     is_waiting : bool
         Whether all that is looked at is done, and the rest is held back: see `preview`.
     inputs : tuple of int
@@ -193,7 +195,7 @@ class Run(Work):
             If the patch cannot be read or predicted, or the volume has not begun.
         """
         patch = self.volumes[vol_id].patch(index)
-        return patch, self._batched(patch[None])[0].numpy()
+        return patch, self._batched(patch[None].copy())[0].cpu().numpy()
 
     def forecast(self) -> Forecast:
         """Say what the run will take; like `live`, this computes the first batch if need be.
@@ -209,7 +211,8 @@ class Run(Work):
         return Forecast.of(
             needs,
             patches=self.total - self.spared,
-            seconds=left * self._pace.seconds_per_patch,
+            redundancy=self.plan.redundancy,
+            seconds=left * self._seconds_per_patch,
             skipped=self.spared - resumed,
             resumed=resumed,
         )

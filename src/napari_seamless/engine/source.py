@@ -1,6 +1,6 @@
 """Where voxels come from, as the engine sees it, and the one source it has of its own: an array."""
 
-from collections.abc import Callable
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,15 @@ from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.lazy import LazyArray, Ranges
 
 Shape4 = tuple[int, int, int, int]
+
+
+class Normalize(Protocol):
+    """What is done to voxels; see `Normalizer`."""
+
+    def __call__(
+        self, voxels: NDArray[Any], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return voxels as a network gets them, in `out` if it is given."""
 
 
 class Source(Protocol):
@@ -161,7 +170,8 @@ def read_patch(
     source: Source,
     box: Box,
     padding: str,
-    normalize: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+    normalize: Normalize | None = None,
+    out: NDArray[np.float32] | None = None,
 ) -> NDArray[Any]:
     """Return one patch of model input, padded where it reaches over the volume's edge.
 
@@ -175,6 +185,8 @@ def read_patch(
         What fills the outside; as in `numpy.pad`, constant is 0.
     normalize : callable, optional
         Applied to the voxels before they are padded, so that a constant 0 is what the network gets.
+    out : ndarray of float32, shape (C, z, y, x), optional
+        With `normalize`: where the patch goes, and what is returned; a new array by default.
 
     Returns
     -------
@@ -200,10 +212,10 @@ def read_patch(
         ) from error
     if voxels.dtype.kind == "f":
         _check_finite(source.name, voxels, inside)
+    if inside == box:
+        return voxels if normalize is None else normalize(voxels, out)
     if normalize is not None:
         voxels = normalize(voxels)
-    if inside == box:
-        return voxels
     padded = Box.around([inside, box])
     widths = [
         (low - wanted_low, wanted_high - high)
@@ -212,7 +224,11 @@ def read_patch(
         )
     ]
     patch = np.pad(voxels, [(0, 0), *widths], mode=padding)  # type: ignore[call-overload]
-    return np.asarray(patch[:, *box.within(padded)])
+    part = np.asarray(patch[:, *box.within(padded)])
+    if out is None:
+        return part
+    out[...] = part
+    return out
 
 
 def _reflected(box: Box, shape: Triple) -> Box:
@@ -231,7 +247,14 @@ def _reflected(box: Box, shape: Triple) -> Box:
 
 
 def _check_finite(name: str, voxels: NDArray[Any], box: Box) -> None:
-    """Refuse NaN, infinity and what float32 makes infinite: the network's answer would be NaN."""
+    """Refuse NaN, infinity and what float32 makes infinite: the network's answer would be NaN.
+
+    Their sum tells, but for float64; in a tenth of the time.
+    """
+    if voxels.dtype.itemsize <= 4:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(voxels.sum(dtype=np.float32)):
+                return
     usable = np.abs(voxels) <= np.finfo(np.float32).max  # false for NaN
     if usable.all():
         return

@@ -18,6 +18,13 @@ from napari_seamless.engine.store import SCRATCH_PREFIX
 SUM_BYTES = 8
 """Of one voxel and channel: float64."""
 
+SPARE_BYTES = 4 << 20
+"""Sums of a chunk up to this size are used for another: to get small pages anew takes longer."""
+
+CPU = torch.device("cpu")
+
+_DTYPE = torch.float64
+
 Shape = tuple[int, ...]
 
 
@@ -33,6 +40,8 @@ class OpenSums:
         Says of a chunk which patch needs it next; of two chunks, that of the larger number goes.
     place : path, optional
         Folder on the disk for a folder of files; by default the one for temporary files.
+    device : torch.device, optional
+        Whose memory the sums are in; the CPU by default.
 
     Notes
     -----
@@ -45,7 +54,9 @@ class OpenSums:
         budget: int | None,
         next_use: Callable[[int], int],
         place: Path | None = None,
+        device: torch.device = CPU,
     ) -> None:
+        self.device = device
         self._budget = budget
         self._next_use = next_use
         self._place = place
@@ -54,6 +65,7 @@ class OpenSums:
         self._files: dict[int, _Stored] = {}
         self._depths: dict[int, int] = {}
         self._planes: dict[int, int] = {}  # that may hold something, from the first one on
+        self._spare: torch.Tensor | None = None  # of a chunk that was dropped
 
     def __contains__(self, index: int) -> bool:
         return index in self._memory or index in self._files
@@ -119,7 +131,7 @@ class OpenSums:
 
     def _part(self, index: int, slices: tuple[slice, ...]) -> NDArray[np.float64]:
         if (sums := self._memory.get(index)) is not None:
-            return sums.numpy()[slices].copy()
+            return sums[slices].cpu().numpy().copy()
         channels, planes, *rest = slices
         wanted = range(self._depths[index])[planes]
         found = self._files[index].part((channels, slice(wanted.start, wanted.stop), *rest))
@@ -130,12 +142,17 @@ class OpenSums:
         """Forget a chunk."""
         self._planes.pop(index, None)
         self._depths.pop(index, None)
-        self._memory.pop(index, None)
+        sums = self._memory.pop(index, None)
         self._delete(index)
+        if not self._memory and not self._files:
+            self.close()  # the last one, for now: nothing of a finished run is left in any folder
+        elif sums is not None and sums.nbytes <= SPARE_BYTES:
+            self._spare = sums
 
     def close(self) -> None:
         """Forget all chunks, and delete the files."""
         self._memory.clear()
+        self._spare = None
         self._files.clear()  # closes them
         self._planes.clear()
         self._depths.clear()
@@ -167,7 +184,7 @@ class OpenSums:
 
     def _put_away(self, index: int) -> None:
         """Move a chunk to a file; readers find it in one place or the other at any time."""
-        used = self._memory[index][:, : self._planes[index]]
+        used = self._memory[index][:, : self._planes[index]].cpu()
         path = self._path(index)
         try:
             with open(path, "wb", buffering=0) as file:  # numpy's tofile may lose the last bytes
@@ -194,12 +211,26 @@ class OpenSums:
             self._path(index).unlink(missing_ok=True)
 
     def _loaded(self, index: int, shape: Shape) -> torch.Tensor:
-        sums = _zeros(shape)
-        if index in self._files:
-            with open(self._path(index), "rb", buffering=0) as file:
-                for channel in sums[:, : self._files[index].shape[1]]:
-                    _read_into(file, channel.numpy().data.cast("B"))
+        sums = self._fresh(shape)
+        if index not in self._files:
+            return sums
+        planes = self._files[index].shape[1]
+        with open(self._path(index), "rb", buffering=0) as file:
+            for channel in sums[:, :planes]:
+                read = channel if self.device == CPU else torch.empty(channel.shape, dtype=_DTYPE)
+                _read_into(file, read.numpy().data.cast("B"))
+                if read is not channel:
+                    channel.copy_(read)
         return sums
+
+    def _fresh(self, shape: Shape) -> torch.Tensor:
+        """Return zeros."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.shape == shape:
+            return spare.zero_()
+        if self.device == CPU:
+            return _zeros(shape)
+        return torch.zeros(shape, dtype=_DTYPE, device=self.device)
 
     def _path(self, index: int) -> Path:
         if self._folder is None:
@@ -246,6 +277,11 @@ def _zeros(shape: Shape) -> torch.Tensor:
     """Return float64 zeros in memory of their own, which goes back to the system when freed.
 
     The ordinary allocator keeps blocks of this size: measured, a sixth of a whole volume's output.
+    In large pages where there are some: to get one from the system takes a tenth of the time.
     """
-    memory = mmap.mmap(-1, _size(shape))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, _size(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    else:
+        memory = mmap.mmap(-1, _size(shape))
     return torch.from_numpy(np.frombuffer(memory, dtype=np.float64).reshape(shape))

@@ -47,12 +47,16 @@ class Transform:
 
         Contiguous because a network may call `view` on its input.
         """
+        if self == IDENTITY:
+            return x.contiguous()
         first = x.ndim - 3
         moved = x.permute(*range(first), *(first + axis for axis in self.axes))
         return self._flipped(moved).contiguous()
 
     def undo(self, y: "Tensor") -> "Tensor":
         """Return the tensor that `apply` makes `y` of, maybe as a view."""
+        if self == IDENTITY:
+            return y
         first = y.ndim - 3
         back = (first + self.axes.index(axis) for axis in range(3))
         return self._flipped(y).permute(*range(first), *back)

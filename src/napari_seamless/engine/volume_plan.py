@@ -9,6 +9,7 @@ Along one axis, for one patch:
 The context is the halo, and for a network of valid convolutions also what these cut off.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -117,9 +118,10 @@ def volume_plan(
             f"region {region.start} to {region.stop} is not inside {source.name}, whose shape is "
             f"{shape} (Z, Y, X); choose one that is"
         )
-    step = _triple_of(factor.denominator for factor in scale)
+    whole_voxels = _triple_of(factor.denominator for factor in scale)
+    step = _triple_of(map(math.lcm, whole_voxels, config.step))
     everything = PatchGrid.regular(shape, core_size, config.overlap, spacing=config.grid, step=step)
-    aligned = _in_steps(region, step)
+    aligned = _in_steps(region, whole_voxels)
     cores = everything.only(aligned)
     whole = Box.of_shape(scaled_up(shape, scale))
     output = whole.intersection(aligned.scaled(scale))

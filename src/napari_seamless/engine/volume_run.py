@@ -1,9 +1,11 @@
 """One volume of a run: what is read, blended, finished, and written of it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from napari_seamless.engine.accumulator import BlendAccumulator
@@ -22,7 +24,6 @@ from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.memory import FreePages, free_memory
 from napari_seamless.engine.needs import Keeps, Needs, needs_of
-from napari_seamless.engine.normalization import Normalizer, normalizer_of
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.pipeline import Batch, Patch
 from napari_seamless.engine.results import (
@@ -35,14 +36,16 @@ from napari_seamless.engine.results import (
     specs_of,
 )
 from napari_seamless.engine.schedule import Schedule
-from napari_seamless.engine.skip import check_mask, constant, outside
-from napari_seamless.engine.source import Source, read_patch
+from napari_seamless.engine.source import Source
+from napari_seamless.engine.stages import Stages
 from napari_seamless.engine.store import Store
+from napari_seamless.engine.sums import CPU
+from napari_seamless.engine.volume_input import VolumeInput
 from napari_seamless.engine.volume_plan import VolumePlan
 from napari_seamless.engine.written import Written
 
 
-class VolumeRun:
+class VolumeRun(VolumeInput):
     """What a run does with one volume, and what it has of it.
 
     Parameters
@@ -59,13 +62,18 @@ class VolumeRun:
         Applied to blended values.
     identity : mapping
         What decides the numbers, JSON-like, the settings ("config") among it; see `deciding`.
+    stages : Stages
+        Told how long each stage is at work.
+    device : torch.device
+        Where the network runs.
+    blender : Executor, optional
+        Blends a batch while the network is at work on the next one. Whoever looks at what is
+        blended waits for it.
 
     Attributes
     ----------
     plan : VolumePlan
         Where its patches are.
-    accumulator : BlendAccumulator
-        What is blended.
     failed : dict of int to SeamlessError
         Patches whose input could not be read, or that became NaN or infinity.
     skipped : bool array or None
@@ -80,8 +88,7 @@ class VolumeRun:
         What is still to run; known when the first batch is done.
     """
 
-    plan: VolumePlan
-    accumulator: BlendAccumulator
+    _accumulator: BlendAccumulator
 
     def __init__(
         self,
@@ -91,29 +98,43 @@ class VolumeRun:
         store: Store | None,
         finish: Finish | None,
         identity: Mapping[str, Any],
+        stages: Stages,
+        device: torch.device,
+        blender: Executor | None = None,
     ) -> None:
+        super().__init__(config, source, mask)
+        self._device = device
+        self._stages = stages
         self.failed: dict[int, SeamlessError] = {}
-        self.skipped: NDArray[np.bool_] | None = None
         self.resumed = 0
         self.spared = 0
         self._free_pages = FreePages()
-        self._config = config
-        self._source = source
-        self._mask = mask
+        self._blender = blender
+        self._blending: Future[None] | None = None
+        self._done_then = 0
+        self._aside = ThreadPoolExecutor(1, "seamless-write")  # starts no thread until it is used
         self._finish = finish
         self._written = None if store is None else Written(store, config, identity)
-        self.normalizer: Normalizer | None = None
         self.schedule: Schedule | None = None
         self._channels: Channels | None = None
 
     def lay_out(self, plan: VolumePlan, window: Window) -> None:
         """Take a plan, the first or a better one; what was blended is forgotten."""
-        if self._mask is not None:
-            check_mask(self._mask, plan)
-        self.plan = plan
-        self.skipped = None
+        self._take(plan)
         self._window = window
-        self.accumulator = BlendAccumulator(plan.grid, window, self._finish)
+        self._accumulator = BlendAccumulator(plan.grid, window, self._finish)
+
+    @property
+    def accumulator(self) -> BlendAccumulator:
+        """What is blended, with the last batch."""
+        if (blending := self._blending) is not None:
+            wait([blending])
+        return self._accumulator
+
+    @property
+    def done(self) -> int:
+        """Patches settled so far; those of the last batch count already."""
+        return self._accumulator.done if self._blending is None else self._done_then
 
     @property
     def has_store(self) -> bool:
@@ -130,11 +151,6 @@ class VolumeRun:
         return self._written is not None and self._written.is_in_place
 
     @property
-    def skipped_count(self) -> int:
-        """Patches that need not run, as far as known."""
-        return 0 if self.skipped is None else int(np.count_nonzero(self.skipped))
-
-    @property
     def begun(self) -> bool:
         """Whether `begin` has been called."""
         return self._channels is not None
@@ -142,29 +158,17 @@ class VolumeRun:
     @property
     def ran(self) -> int:
         """Patches that this run has predicted."""
-        return self.accumulator.done - self.spared - len(self.failed) if self.begun else 0
+        return self.done - self.spared - len(self.failed) if self.begun else 0
 
     @property
     def progress(self) -> tuple[int, int]:
         """Patches settled so far, and all of them."""
-        return self.accumulator.done, len(self.plan.grid)
+        return self.done, len(self.plan.grid)
 
-    def read(self, index: int) -> Patch:
-        """Return the input of a patch, (C, z, y, x) float32; or why it cannot be read.
-
-        Raises
-        ------
-        SourceError
-            If it cannot be read and `on_error` is "stop".
-        """
-        try:
-            return read_patch(
-                self._source, self.plan.input_box(index), self._config.padding, self.normalizer
-            )
-        except SourceError as error:
-            if self._config.on_error == "stop":
-                raise
-            return error
+    def read(self, index: int, out: NDArray[np.float32] | None = None) -> Patch:
+        """Return the input of a patch; see `VolumeInput.read`."""
+        with self._stages.at_work("reading"):
+            return super().read(index, out)
 
     def patch(self, index: int) -> NDArray[np.float32]:
         """Return the input of a patch, as `read` does.
@@ -197,29 +201,6 @@ class VolumeRun:
         schedule.focus(focus, is_only)
         return schedule.order
 
-    def prepare(self, may_go_on: Callable[[], bool]) -> None:
-        """Find out what is done to the values; raise Stopped if `may_go_on` says no."""
-        config = self._config
-        if self.normalizer is None:
-            self.normalizer = normalizer_of(
-                self._source,
-                config.normalization,
-                config.percentiles,
-                config.mean_std,
-                may_go_on,
-            )
-
-    def survey(self, may_go_on: Callable[[], bool]) -> NDArray[np.bool_]:
-        """Return which patches need not run, shape ``plan.grid.counts``; see `prepare`."""
-        if self.skipped is None:
-            skipped = np.zeros(self.plan.grid.counts, dtype=bool)
-            if self._mask is not None:
-                skipped |= outside(self.plan, self._mask, may_go_on)
-            if self._config.skip_constant:
-                skipped |= constant(self.plan, self._source, may_go_on)
-            self.skipped = skipped
-        return self.skipped
-
     def begin(
         self,
         channels: Channels,
@@ -249,7 +230,9 @@ class VolumeRun:
         """
         specs_of(channels, self._config)  # labels that cannot be are refused before all else
         skipped = self.survey(may_go_on)
-        shares = self.needs(channels, budget).shares
+        needs = self.needs(channels, budget)
+        shares = needs.shares
+        device, room = place_of_sums(self._device, needs.front, shares.sums)
         chunks, found = None, set[int]()
         finished: Finished = InMemory(self.plan.grid.shape)
         if self._written is None:
@@ -259,19 +242,21 @@ class VolumeRun:
             found = self._written.begin(chunks, channels, facts)
             is_kept = shares.kept and not found
             kept = InMemory(self.plan.grid.shape) if is_kept else None
-            finished = self._written.finished(channels, kept)
+            finished = self._written.finished(channels, kept, self._stages)
         if shares.cache:
             cast(Keeps, self._source).keep(shares.cache)
-        self.accumulator = BlendAccumulator(
+        self._accumulator = BlendAccumulator(
             self.plan.grid,
             self._window,
             self._finish,
             chunks=chunks,
             finished=finished,
             fill=self._config.fill_value,
-            budget=shares.sums,
+            budget=room,
             scratch=None if self._store is None else self._store.scratch,
             squared=lambda: channels.squared,
+            aside=self._aside if self.has_store else None,
+            device=device,
         )
         self._channels = channels  # from now on others may look
         self.accumulator.restore(found)
@@ -293,47 +278,93 @@ class VolumeRun:
             )
 
     def blend(self, batch: Batch) -> Box:
-        """Add a batch of patches; return the voxels that changed.
+        """Add a batch of patches, or have it added; return the voxels that change.
 
         Raises
         ------
         PredictionError
-            If there is no memory for the sums.
+            If there is no memory for the sums, of this batch or the one before.
         WriteError
             If a finished chunk cannot be written.
         """
-        accumulator = self.accumulator
-        boxes = []
-        try:
-            for index, prediction in zip(batch.indices, _each(batch), strict=True):
-                if index not in accumulator:  # the first batch may be one that need not run
-                    boxes.append(accumulator.add(index, prediction))
-            for index, error in batch.failed.items():
-                if index not in accumulator:
-                    self.failed[index] = error
-                    boxes.append(accumulator.fail(index))
-        except SeamlessError:
-            raise
-        except (MemoryError, OSError) as error:  # a mapping that fails is an OSError
-            raise PredictionError(
-                f"no memory for the sums of {self.plan.name}: {one_line(error)}; "
-                "predict a smaller volume, or free memory"
-            ) from error
-        if self.has_store:
-            self._free_pages.give_back()
-        if not boxes:
+        self._settle()
+        accumulator = self._accumulator
+        # the first batch may hold some that need not run
+        settled = [i for i in (*batch.indices, *batch.failed) if i not in accumulator]
+        self.failed |= {i: error for i, error in batch.failed.items() if i in settled}
+        self._done_then = accumulator.done + len(settled)
+        if self._blender is None:
+            self._add(batch)
+        else:
+            self._blending = self._blender.submit(self._add, batch)
+        if self._done_then == len(self.plan.grid):
+            self.flush()
+        if not settled:
             return Box((0, 0, 0), (0, 0, 0))
-        dirty = Box.around(boxes)
+        whole = Box.of_shape(self.plan.grid.shape)
+        dirty = Box.around([self.plan.grid[i].intersection(whole) for i in settled])
         if self.skipped_count:  # a finished chunk is filled where only skipped patches reach
             chunks = [accumulator.chunks[i] for i in accumulator.chunks.touching(dirty)]
             dirty = Box.around(chunks)
         return dirty
+
+    def _add(self, batch: Batch) -> None:
+        with self._stages.at_work("blending"):
+            self._add_to(self._accumulator, batch)
+        if self.has_store:
+            self._free_pages.give_back(batch.nbytes)
+
+    def _add_to(self, accumulator: BlendAccumulator, batch: Batch) -> None:
+        try:
+            for index, prediction in zip(
+                batch.indices, _each(batch, accumulator.device), strict=True
+            ):
+                if index not in accumulator:
+                    accumulator.add(index, prediction)
+            for index in batch.failed:
+                if index not in accumulator:
+                    accumulator.fail(index)
+        except SeamlessError:
+            raise
+        # a mapping that fails is an OSError
+        except (MemoryError, OSError, torch.OutOfMemoryError) as error:
+            raise self._lack_of_memory(error) from error
+
+    def _lack_of_memory(self, error: BaseException) -> PredictionError:
+        return PredictionError(
+            f"no memory for the sums of {self.plan.name}: {one_line(error)}; "
+            "predict a smaller volume, or free memory"
+        )
+
+    def _settle(self) -> None:
+        """Wait until the last batch is blended; raise what `blend` does."""
+        if (blending := self._blending) is not None:
+            wait([blending])
+            self._blending = None
+            blending.result()
 
     def keep(self, facts: Callable[[], Mapping[str, Any]]) -> None:
         """Write what is open as it is now, and put the output in its place.
 
         Be it that nothing is done: an output that was begun says how it ended.
         """
+        try:
+            self.flush()
+        finally:  # also what could not be written before is tried once more
+            self._aside.shutdown()
+            self._end_output(facts)
+
+    def flush(self) -> None:
+        """Wait until all is blended, and written if it is finished; raise what `blend` does."""
+        self._settle()
+        try:
+            self._accumulator.flush()
+        except (MemoryError, OSError) as error:
+            if isinstance(error, SeamlessError):
+                raise
+            raise self._lack_of_memory(error) from error
+
+    def _end_output(self, facts: Callable[[], Mapping[str, Any]]) -> None:
         if self._written is None or not self._written.has_begun:
             return
         if self._channels is not None:
@@ -377,5 +408,27 @@ class VolumeRun:
             self._store.close()
 
 
-def _each(batch: Batch) -> Sequence[Any]:
-    return () if batch.predictions is None else list(batch.predictions)
+def place_of_sums(device: torch.device, front: int, budget: int) -> tuple[torch.device, int]:
+    """Return where open sums are kept, and how many bytes of them.
+
+    On the GPU that the network is on if it has room for twice as much as is open at once: then no
+    prediction leaves it, only finished voxels. Others have no float64.
+
+    Parameters
+    ----------
+    device : torch.device
+        Of the network.
+    front : int
+        Most bytes of sums that are open at once.
+    budget : int
+        Bytes for them on the CPU.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if 2 * front <= free:
+            return device, free // 2
+    return CPU, budget
+
+
+def _each(batch: Batch, device: torch.device) -> Sequence[torch.Tensor]:
+    return () if batch.predictions is None else list(batch.predictions.to(device))

@@ -1,14 +1,14 @@
 """The work of a run: volume by volume, batch by batch, to the end or to where it was stopped."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from napari_seamless.engine.batched import Batched
@@ -22,16 +22,16 @@ from napari_seamless.engine.errors import (
     SeamlessError,
 )
 from napari_seamless.engine.events import Event, Status
-from napari_seamless.engine.forecast import Pace
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.memory import default_budget
 from napari_seamless.engine.normalization import Stopped
 from napari_seamless.engine.outputs import Channels, finisher
-from napari_seamless.engine.pipeline import Batch, batches, predicted
-from napari_seamless.engine.plan import InferencePlan
+from napari_seamless.engine.pipeline import Batch, batches, load, predicted
+from napari_seamless.engine.plan import InferencePlan, check_precision
 from napari_seamless.engine.predictor import Predictor
 from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import Source
+from napari_seamless.engine.stages import Stages
 from napari_seamless.engine.store import Store
 from napari_seamless.engine.volume_run import VolumeRun
 from napari_seamless.engine.written import deciding
@@ -59,6 +59,7 @@ class Work:
         memory: int | None = None,
     ) -> None:
         self.plan = InferencePlan.resolve(config, sources)
+        self._check_device()
         self.status: Status = "ready"
         self.failures: dict[int, SeamlessError] = {}
         self._statuses: dict[int, Status] = {}
@@ -67,14 +68,31 @@ class Work:
         self._sources = sources
         self._provenance = dict(provenance or {})
         self._memory = default_budget() if memory is None else memory
-        self._predictor = Predictor(module, config, self.plan.device)
+        self._is_ahead = self.plan.device.type == "cuda"
+        here = torch.device("cpu")
+        stays = self.plan.device if self._is_ahead else here
+        self._predictor = Predictor(module, config, self.plan.device, leaves_on=stays)
         self._batched = Batched(lambda patches: self._predictor(patches))
-        self._pace = Pace()
+        self._seconds_per_patch = 0.0
+        self.stages = Stages()
+        self._blender = ThreadPoolExecutor(1, "seamless-blend")  # starts no thread until it is used
         finish = finisher(config, lambda: self._predictor.channels)
+        has_spare = has_spare_core(self.plan.device, config.threads)
+        blender = self._blender if has_spare else None
         none = [None] * len(sources)
         decides = {"config": deciding(config, self._predictor.planes)}
         self.volumes = [
-            VolumeRun(config, source, mask, store, finish, {**decides, **(identity or {})})
+            VolumeRun(
+                config,
+                source,
+                mask,
+                store,
+                finish,
+                {**decides, **(identity or {})},
+                self.stages,
+                self.plan.device,
+                blender,
+            )
             for source, mask, store, identity in zip(
                 sources, masks or none, stores or none, identities or none, strict=True
             )
@@ -91,10 +109,14 @@ class Work:
         self._given = 0
         self._raised: Exception | None = None
 
+    def _check_device(self) -> None:
+        """Raise ConfigError if the network shall not run like this where it runs."""
+        check_precision(self.plan.config, self.plan.device)
+
     @property
     def done(self) -> int:
         """Patches settled so far, of all volumes."""
-        return sum(volume.accumulator.done for volume in self.volumes)
+        return sum(volume.done for volume in self.volumes)
 
     @property
     def spared(self) -> int:
@@ -124,6 +146,8 @@ class Work:
             raise
         else:
             self.status = self._outcome()
+        finally:
+            self._blender.shutdown()
 
     def _work_on_all(self) -> Generator[Event | None]:
         """Do all volumes, the one that is looked at first; what is left for it goes on later."""
@@ -137,6 +161,7 @@ class Work:
                     for event in left[vol_id]:
                         yield event
                         if self._next_of(left) != vol_id:
+                            self.volumes[vol_id].flush()  # the other may write to the same file
                             break
                     else:
                         del left[vol_id]
@@ -187,11 +212,12 @@ class Work:
             return
         if volume.accumulator.done:
             yield Event(self.done, self.total, Box.of_shape(volume.plan.grid.shape), vol_id)
+        rest = self._rest(vol_id, after=first)
         if first is not None:
             event, first = self._blend(vol_id, first), None
             if any(event.dirty.shape):  # else none of its patches needed to run
                 yield event
-        for batch in self._rest(vol_id):
+        for batch in rest:
             yield None if batch is None else self._blend(vol_id, batch)
 
     def _first_batch(self, vol_id: int) -> Batch | None:
@@ -204,7 +230,7 @@ class Work:
         until = len(schedule) - MOST_NOT_FINITE
         while schedule and self._control.may_go_on():
             indices = schedule.take(self.plan.config.batch_size)
-            batch = predicted(indices, [*map(volume.read, indices)], self._predict)
+            batch = predicted(load(indices, volume.read), self._batched, self._took)
             if batch.predictions is None:
                 failure = batch.failed[indices[0]]
                 if isinstance(failure, PredictionError) and len(schedule) <= until:
@@ -228,9 +254,10 @@ class Work:
         schedule.focus(self._looked_at(vol_id)[0])
         return schedule
 
-    def _predict(self, patches: NDArray[np.float32]) -> torch.Tensor:
-        with self._pace.of(len(patches)):
-            return self._batched(patches)
+    def _took(self, patches: int, seconds: float) -> None:
+        """Note how long the network was at work."""
+        self._seconds_per_patch = seconds / patches
+        self.stages.add("network", seconds)
 
     def _lay_out(self) -> None:
         for volume, plan in zip(self.volumes, self.plan.volumes, strict=True):
@@ -242,19 +269,24 @@ class Work:
         open_sums = [self.volumes[vol_id].accumulator.open_bytes for vol_id in self._working]
         return max(0, self._memory - sum(kept) - sum(open_sums))
 
-    def _rest(self, vol_id: int) -> Iterator[Batch | None]:
-        """Predict what is not settled yet."""
+    def _rest(self, vol_id: int, after: Batch | None) -> Iterator[Batch | None]:
+        """Predict what is not settled yet, and will not be by the batch before."""
         volume = self.volumes[vol_id]
-        volume.schedule = schedule = Schedule(volume.plan.grid, volume.accumulator.waiting)
+        waiting = volume.accumulator.waiting
+        if after is not None:
+            waiting.flat[[*after.indices, *after.failed]] = False
+        volume.schedule = schedule = Schedule(volume.plan.grid, waiting)
         schedule.focus(*self._looked_at(vol_id))
         return batches(
             schedule,
             self.plan.config.batch_size,
             volume.read,
-            self._predict,
+            self._batched,
             self._control.may_go_on,
             lambda: self._control.has_new_focus(vol_id),
             lambda schedule: schedule.focus(*self._looked_at(vol_id)),
+            self._took,
+            is_ahead=self._is_ahead,
         )
 
     def _looked_at(self, vol_id: int) -> tuple[Box | None, bool]:
@@ -308,6 +340,12 @@ class Work:
         """Return what a file or layer says of its volume; see `facts_of`."""
         status = self._statuses.get(vol_id, "running" if self.status == "running" else self.status)
         return {**self.volumes[vol_id].facts(status, self._channels), **self._provenance}
+
+
+def has_spare_core(device: torch.device, threads: int | None) -> bool:
+    """Return whether there is a core to blend with while the network is at work."""
+    taken = threads or torch.get_num_threads()
+    return device.type != "cpu" or taken < (os.cpu_count() or 1)
 
 
 def _concerns_all(error: SeamlessError) -> bool:

@@ -21,11 +21,15 @@ from napari_seamless.engine.results import (
     place_of,
     specs_of,
 )
+from napari_seamless.engine.stages import Stages
 from napari_seamless.engine.store import Store
 from napari_seamless.engine.values import scale_of
 
-SETTINGS_OF_A_MACHINE = {"batch_size", "device", "on_error"}
-"""Settings that a run may be resumed without: they do not decide the numbers."""
+SETTINGS_OF_A_MACHINE = {
+    *("batch_size", "device", "on_error"),
+    *("channels_last", "graph", "threads"),
+}
+"""Settings that a run may be resumed without: they decide no more than how numbers are rounded."""
 
 
 def deciding(config: InferenceConfig, planes: str) -> dict[str, Any]:
@@ -90,7 +94,7 @@ class Written:
         self.has_begun = True  # from now on it is to be ended
         return found
 
-    def finished(self, channels: Channels, kept: InMemory | None) -> InStore:
+    def finished(self, channels: Channels, kept: InMemory | None, stages: Stages) -> InStore:
         """Return where finished chunks go, and in memory too if `kept` is given."""
         store, config = self.store, self._config
 
@@ -98,7 +102,9 @@ class Written:
             name, part = place_of(wanted, channels)
             return as_predicted(name, store.read(name, box)[part], config)
 
-        return InStore(store, lambda values: as_stored(values, channels, config), read_back, kept)
+        return InStore(
+            store, lambda values: as_stored(values, channels, config), read_back, kept, stages
+        )
 
     def write_open(self, accumulator: BlendAccumulator, channels: Channels) -> None:
         """Write what is open as it is now."""
