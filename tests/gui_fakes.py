@@ -35,6 +35,8 @@ class FakeForm:
         self.offered: list[tuple[str, Callable[[], None]]] = []
         self.filled: dict[str, object] = {}
         self.progress: list[tuple[int, int]] = []
+        self.tuning: list[bool] = []
+        self.stages: list[str] = []
 
     def chosen_labels(self) -> Labels | None:
         return self.labels
@@ -83,6 +85,12 @@ class FakeForm:
 
     def set_progress(self, done: int, total: int) -> None:
         self.progress.append((done, total))
+
+    def set_tuning(self, is_tuning: bool) -> None:
+        self.tuning.append(is_tuning)
+
+    def show_stages(self, text: str) -> None:
+        self.stages.append(text)
 
     def say(self, text: str, problem: bool = False) -> None:
         self.said.append((text, problem))

@@ -195,6 +195,12 @@ WORDS = [
     ("--threshold=-0.5", "threshold", -0.5),
     ("--batch-size 4", "batch_size", 4),
     ("--device cuda:1", "device", "cuda:1"),
+    ("--step 2,8,8", "step", (2, 8, 8)),
+    ("--precision bfloat16", "precision", "bfloat16"),
+    ("--tf32", "tf32", True),
+    ("--channels-last", "channels_last", True),
+    ("--graph frozen", "graph", "frozen"),
+    ("--threads 3", "threads", 3),
 ]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_seamless.inference import InferenceRun, Prediction, predict
     from napari_seamless.lightning import BlendedWriter
     from napari_seamless.models import load_model
+    from napari_seamless.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOMES = {
     "build_blending_matrix": "engine.windows",
     "load_model": "models",
     "predict": "inference",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "build_blending_matrix",
     "load_model",
     "predict",
+    "tune",
 ]
 
 

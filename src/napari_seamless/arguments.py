@@ -116,6 +116,7 @@ def _add_predict(commands: Subparsers) -> argparse.ArgumentParser:
         help="volume as large as INPUT, for each: patches that reach only 0 in it do not run",
     )
     _add_resources(predict)
+    _add_tuning(predict)
     predict.add_argument(
         "--labels", nargs="+", help="truth (Z, Y, X) of each volume to score against, like INPUT"
     )
@@ -167,6 +168,31 @@ def _add_resources(predict: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="memory for the run's data, 2GB or 500MB (default: a quarter of what is free); what "
         "does not fit is on the disk",
+    )
+
+
+def _add_tuning(predict: argparse.ArgumentParser) -> None:
+    predict.add_argument(
+        "--tune",
+        action="store_true",
+        help="try for some seconds which batch size, memory layout, graph, threads and, on a GPU, "
+        "precision are fastest, and take these; found once, they are remembered",
+    )
+    predict.add_argument(
+        "--tune-patches",
+        choices=("same", "larger", "halo"),
+        default="same",
+        help="what --tune may do about voxels that are computed several times: nothing; larger "
+        "patches that overlap by as many voxels; or no overlap but the network's receptive field "
+        "as halo, as if all of the volume went through the network at once (default: same)",
+    )
+    predict.add_argument(
+        "--tune-tolerance",
+        type=float,
+        metavar="SHARE",
+        default=1e-4,
+        help="how much predictions of the same patches may differ then, as a share of the largest "
+        "value (default: 1e-4)",
     )
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from napari_seamless.engine.forecast import Forecast
     from napari_seamless.engine.run import Run
     from napari_seamless.engine.source import Source
+    from napari_seamless.engine.tuned import Tuning
     from napari_seamless.inference import InferenceRun
     from napari_seamless.models import LoadedModel
 
@@ -71,9 +72,36 @@ def _predict(options: argparse.Namespace) -> int:
     model = load_model(options.checkpoint, **checkpoint)
     config = model.config(**settings)
     _say_taken(model.report.settings, settings)
-    with _open_run(options, model, config) as run:
+    tuning = _tuned(options, model, config)
+    with _open_run(options, model, config if tuning is None else tuning.config) as run:
         truth = run.open_labels(options.labels) if options.labels else None
-        return _finish(run, truth, options.json)
+        return _finish(run, truth, options.json, tuning)
+
+
+def _tuned(
+    options: argparse.Namespace, model: "LoadedModel", config: InferenceConfig
+) -> "Tuning | None":
+    """Find faster settings, if that was asked for, and say what was found."""
+    if not options.tune:
+        if options.tune_patches != "same":
+            raise ConfigError(f"tune-patches {options.tune_patches} needs --tune: pass both")
+        return None
+    if options.workers is not None or options.scheduler is not None:
+        raise ConfigError(
+            "tune measures one process, not workers; tune without them, and give them the settings "
+            "that it names"
+        )
+    from napari_seamless.tuning import tune
+
+    tuning = tune(
+        options.input,
+        model,
+        config,
+        patches=options.tune_patches,
+        tolerance=options.tune_tolerance,
+    )
+    print(f"{PROGRAM}: {tuning}", file=sys.stderr)
+    return tuning
 
 
 def _open_run(
@@ -107,7 +135,12 @@ def _cluster_run() -> "type[ClusterRun]":
     return ClusterRun
 
 
-def _finish(run: "InferenceRun", truth: "list[Source] | None", as_json: bool) -> int:
+def _finish(
+    run: "InferenceRun",
+    truth: "list[Source] | None",
+    as_json: bool,
+    tuning: "Tuning | None",
+) -> int:
     """Drain a run, say what came of it, and return the exit code."""
     from napari_seamless.draining import drain, failure_lines, missing_lines
 
@@ -123,6 +156,8 @@ def _finish(run: "InferenceRun", truth: "list[Source] | None", as_json: bool) ->
     facts = _summary(run, time.perf_counter() - began)
     if forecast is not None:
         facts["forecast"] = forecast.facts
+    if tuning is not None:
+        facts["tuned"] = tuning.facts
     lines = [*missing_lines(run), *failure_lines(run)]
     if broken is not None and broken not in run.failures.values():  # of the forecast
         lines.append(one_line(broken))
@@ -163,6 +198,8 @@ def _summary(run: "InferenceRun", seconds: float) -> dict[str, Any]:
         "status": run.status,
         "patches": run.done,
         "redundancy": round(run.plan.redundancy, 2),
+        "stages": {stage: round(taken, 2) for stage, taken in run.stages.seconds.items()},
+        "limited_by": run.stages.busiest,
         "ran": sum(volume.ran for volume in run.volumes),
         "missing": sum(len(volume.failed) for volume in run.volumes),
         "of": run.total,

@@ -167,6 +167,12 @@ def test_every_setting_comes_back_from_the_command_line(volume, checkpoint, tmp_
         "threshold": 0.25,
         "batch_size": 3,
         "device": "cpu",
+        "step": (1, 2, 4),
+        "precision": "bfloat16",
+        "tf32": True,
+        "channels_last": True,
+        "graph": "compiled",
+        "threads": 1,
     }
     every |= {"blending": "gaussian"}
     assert every.keys() == InferenceConfig.model_fields.keys()

@@ -321,7 +321,7 @@ def test_what_the_run_will_take_is_shown_while_it_runs(stage):
     controller, form, background = stage.controller, stage.form, stage.background
     controller.run()
     background.deliver(3)  # opened, the first batch, foretold
-    assert form.forecasts[-1].startswith("80 patches, about ")
+    assert form.forecasts[-1].startswith("80 patches, each voxel computed 4.27 times, about ")
     assert "of memory" in form.forecasts[-1]
     background.deliver_all()
 

@@ -139,11 +139,11 @@ def test_what_may_be_spared_is_said(request_for, volume):
 
 
 def test_an_estimate_is_one_line():
-    forecast = Forecast(8, 0, 0, 2.5, 3 << 30, 0, 1 << 20)
+    forecast = Forecast(8, 1.5, 0, 0, 2.5, 3 << 30, 0, 1 << 20)
 
     assert str(Estimate(8, 64, forecast)) == (
-        "8 patches, about 2.5 s, up to 3 GiB of memory, an output of 1 MiB before compression; "
-        "all of it would be 64"
+        "8 patches, each voxel computed 1.5 times, about 2.5 s, up to 3 GiB of memory, "
+        "an output of 1 MiB before compression; all of it would be 64"
     )
     assert str(Estimate(1, 1, note="time is not known")) == "1 patch; time is not known"
 
@@ -215,7 +215,7 @@ def test_patches_are_said_at_once_and_the_rest_when_it_is_measured(request_for, 
     (task, done) = tasks[0]
     done(task())
 
-    assert said[1].startswith("27 patches, about ")
+    assert said[1].startswith("27 patches, each voxel computed 1.44 times, about ")
     assert "of memory" in said[1]
 
 
@@ -284,7 +284,7 @@ def test_several_images_are_taken_together(request_for, qtbot):
     done(task())
 
     assert said[0] == "28 patches; all of it would be 54"
-    assert said[1].startswith("28 patches, about")
+    assert said[1].startswith("28 patches, each voxel computed 1.42 times, about")
 
 
 def test_a_run_waits_until_nothing_is_measured(request_for):

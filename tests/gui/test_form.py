@@ -6,7 +6,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QScrollArea, QToolButton
 
 import networks
+from napari_seamless import tuning
 from napari_seamless.engine.errors import OutputError
+from napari_seamless.engine.tuned import Tuning
 from napari_seamless.gui.panel.sections import PROBLEM_COLOR, walk
 
 FIRST_LOOK = ("image", "checkpoint", "patch_size", "overlap", "run_button", "preview", "status")
@@ -295,3 +297,34 @@ class TestImages:
         widget.scope.value = "whole volume"
         assert ready.status == "Ready"
         assert widget.plan().config.region is None
+
+
+class TestTuning:
+    def test_the_fields_and_what_has_no_field_show_what_was_found(self, ready, monkeypatch):
+        asked = []
+
+        def tune(source, model, config, *, patches, may_go_on):
+            asked.append((patches, config.patch_size))
+            changed = {"patch_size": [8, 24, 24], "overlap": [2, 8, 8], "channels_last": True}
+            tuned = config.changed(changed)
+            return Tuning(tuned, changed, 2.0, (3.0, 1.5), 0.0, 0.0, None, (), 1.0)
+
+        monkeypatch.setattr(tuning, "tune", tune)
+        widget = ready.widget
+        widget.tune_patches.value = "larger"
+        before = tuple(widget.patch_size.value)
+        ready.press("tune_button")
+        ready.wait_for(lambda: ready.status.startswith("Tuned: 2.00 times as fast"))
+
+        assert asked == [("larger", before)]
+        assert widget.tune_button.text == "Tune"
+        assert tuple(widget.patch_size.value) == (8, 24, 24)
+        assert "overlap (2,8,8)" in widget.overlap.label
+        assert widget.others.value == "channels_last True"
+        config = widget.requests()[0].plan.config
+        assert (config.overlap, config.channels_last) == ((2, 8, 8), True)
+
+    def test_the_button_waits_for_a_form_that_can_be_run(self, session, ready):
+        assert ready.widget.tune_button.enabled
+        ready.widget.region.value = "5"
+        assert not ready.widget.tune_button.enabled

@@ -28,6 +28,7 @@ from napari_seamless.gui.runs.scoring import Scoring
 from napari_seamless.gui.runs.session import Session, Start
 from napari_seamless.gui.runs.shortcuts import Shortcuts
 from napari_seamless.gui.runs.status import Status
+from napari_seamless.gui.runs.tuner import Tuner
 from napari_seamless.gui.runs.worker import Task, start_task, start_worker
 
 
@@ -74,7 +75,9 @@ class Controller:
         start = start or partial(start_worker, viewer)
         start_telling = start_telling or partial(worker.start_telling, viewer)
         self._overlays = Overlays(viewer, start_task)
-        self._runs = Runs(viewer, form, self._overlays, opener or Opener(), start)
+        opener = opener or Opener()
+        self._runs = Runs(viewer, form, self._overlays, opener, start)
+        self._tuner = Tuner(opener, start_task)
         self._showing = Showing(form, self._overlays, lambda: self._runs.is_busy)
         self._exports = Exports(viewer, form, start_telling)
         self._status = Status(form, self._runs, self._exports)
@@ -95,6 +98,7 @@ class Controller:
 
     def _wanted_connections(self) -> list[tuple[Any, Callable[..., None]]]:
         runs, exports, layers = self._runs, self._exports, self._viewer.layers
+        form = self._form
         return [
             (runs.began, self._began),
             (runs.opened, lambda session: self._showing.show_run(session.view)),
@@ -106,6 +110,8 @@ class Controller:
             (runs.queue.changed, lambda: self.queue_changed.emit()),
             (exports.said, self._status.exporting),
             (exports.ended, self._status.exported),
+            (self._tuner.found, form.fill),
+            (self._tuner.ended, self._tuned),
             (self._scoring.scored, lambda scores: self.scored.emit(scores)),
             (self._showing.changed, lambda view: self.run_changed.emit(view)),
             (self._showing.refused, self._overlays_refused),
@@ -197,6 +203,23 @@ class Controller:
         """Write the active prediction layer, or else the newest, to a file; or stop doing that."""
         self._exports.toggle(self._runs.lives)
 
+    def tune(self, patches: str) -> None:
+        """Find faster settings for what the form asks for, and fill them in; or stop doing that.
+
+        Not while a run is on.
+        """
+        if self._tuner.is_busy:
+            self._tuner.stop()
+            return
+        if self.is_busy:
+            return
+        try:
+            self._tuner.start(self._form.requests()[0], patches)
+        except SeamlessError as error:
+            self._refuse(error)
+        else:
+            self._form.set_tuning(self._tuner.is_busy)
+
     def score(self) -> None:
         """Compare the newest prediction with the chosen labels, and show how good it is."""
         if self.live is None or self.is_busy:
@@ -217,6 +240,7 @@ class Controller:
         self._shortcuts.close()
         self._following.close()
         self._overlays.close()
+        self._tuner.close()
         self._scoring.close()
         self._exports.close()
         self._runs.close()
@@ -236,6 +260,7 @@ class Controller:
         self.problem.emit(one_line(error), details_of(error, None, None))
 
     def _began(self, session: Session) -> None:
+        self._tuner.stop()
         self._form.set_state("opening")
         self._scoring.forget()
         self._form.show_forecast("")
@@ -245,6 +270,11 @@ class Controller:
         # its layer became active as it was added, when it was not known yet whose it is
         self._select(self._viewer.layers.selection.active)
         self.progressed.emit(done, total)
+
+    def _tuned(self, line: str, is_problem: bool) -> None:
+        self._form.set_tuning(False)
+        if not self.is_busy:
+            self._form.say(line, problem=is_problem)
 
     def _overlays_refused(self, line: str) -> None:
         if line:

@@ -59,6 +59,12 @@ class Form(Protocol):
     def set_progress(self, done: int, total: int) -> None:
         """Move the bar."""
 
+    def set_tuning(self, is_tuning: bool) -> None:
+        """Show whether settings are being tuned."""
+
+    def show_stages(self, text: str) -> None:
+        """Show how long each stage of the run was at work, a line each; "" hides it."""
+
     def say(self, text: str, problem: bool = False) -> None:
         """Show the status, one line or a few; what was offered with the last one stays."""
 

@@ -47,7 +47,7 @@ _OF_PLAN = (
 """Fields that say where patches are."""
 _OF_LAYERS = ("image", "mask", "truth", "scope_shapes")
 """Fields that follow the viewer's layers."""
-_NO_SETTINGS = ("all_selected", *(f"show_{each.name}" for each in SWITCHES))
+_NO_SETTINGS = ("all_selected", "tune_button", *(f"show_{each.name}" for each in SWITCHES))
 """Fields about layers of this moment."""
 
 
@@ -187,6 +187,16 @@ class BlendedInference(Container):
         """Move the bar."""
         self._footer.set_progress(done, total)
 
+    def set_tuning(self, is_tuning: bool) -> None:
+        """Let the button stop what it started."""
+        self.tune_button.text = "Stop" if is_tuning else "Tune"
+        if is_tuning:
+            self.say("Tuning: trying what is fastest on patches of the image …")
+
+    def show_stages(self, text: str) -> None:
+        """Show where the time of the run goes."""
+        self._footer.details.show_text(text)
+
     def say(self, text: str, problem: bool = False) -> None:
         """Show the status."""
         self._footer.say(in_form_words(text), problem)
@@ -263,6 +273,7 @@ class BlendedInference(Container):
         is_wrong = problem is not None and not problem.is_open
         self._marks.show(self._meant(problem) if problem and is_wrong else "")
         self._footer.set_state(self._state, can_run=problem is None)
+        self.tune_button.enabled = problem is None and not self._footer.is_busy
         self._footer.show_next(problem.line if problem and is_wrong else "")
         self._estimator.update(*([] if self._footer.is_busy else requests))
         return problem

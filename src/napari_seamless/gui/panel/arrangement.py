@@ -16,6 +16,7 @@ from napari_seamless.gui.panel.fields import (
     rarer_image_fields,
     rarer_network_fields,
     rarer_patch_fields,
+    tuning_fields,
 )
 from napari_seamless.gui.panel.lines import Lines
 from napari_seamless.gui.panel.resources_form import ResourcesForm
@@ -23,6 +24,7 @@ from napari_seamless.gui.panel.sections import LARGER_FONT, Fold, Section, layou
 from napari_seamless.gui.space.scope import scope_fields
 
 _BOXES_PER_LINE = 3
+_OTHERS = "Settings that have no field here: from a file, a preset, or tuned"
 
 
 def sections(
@@ -43,11 +45,12 @@ def sections(
     profile, inspector : QWidget
         The picture of the window, and the table of patches.
     """
-    others = Lines("others", label="also (file)", visible=False, tooltip="Taken from the file")
+    others = Lines("others", label="also", visible=False, tooltip=_OTHERS)
     scores = Lines("scores", is_rich=True, visible=False, tooltip="Of the newest prediction")
     seams = Lines("seam_score", visible=False, tooltip="Jumps at patch faces against those inside")
     image, *more = image_fields(viewer)
-    patches = [*patch_fields(), profile, _fold("patches_more", rarer_patch_fields())]
+    tuning, finer = row(*tuning_fields()), _fold("patches_more", rarer_patch_fields())
+    patches = [*patch_fields(), profile, tuning, finer]
     inputs = [image, _all_selected(), *scope_fields(viewer), *more]
     network = [*network_fields(), others, _fold("model_more", rarer_network_fields())]
     inputs.append(_fold("input_more", rarer_image_fields(viewer)))

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any, get_args
 
 import napari
-from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, SpinBox, TupleEdit
+from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, PushButton, SpinBox, TupleEdit
 from napari.layers import Image, Labels
 
 from napari_seamless.engine.config import (
@@ -151,6 +151,25 @@ def patch_fields() -> list[Any]:
             choices=get_args(Blending),
             value="gaussian",
             tooltip="Window that weights a patch: how much less its edges count than its middle",
+        ),
+    ]
+
+
+def tuning_fields() -> list[Any]:
+    """Return what tunes the settings."""
+    return [
+        ComboBox(
+            name="tune_patches",
+            choices=[("same patches", "same"), ("larger patches", "larger"), ("a halo", "halo")],
+            tooltip="What tuning may do about voxels that are computed several times: nothing; "
+            "larger patches that overlap by as many voxels; or no overlap, but the network's "
+            "receptive field as a halo, as if all of the image went through it at once",
+        ),
+        PushButton(
+            name="tune_button",
+            text="Tune",
+            tooltip="Try for some seconds which settings are fastest on this machine, and fill "
+            "them in",
         ),
     ]
 

@@ -72,7 +72,7 @@ class FileSettings:
         try:
             for name, value in settings.items():
                 if name not in self._edited:
-                    self._take(name, value)
+                    self._take(name, _from_json(value))
         finally:
             self._is_filling = False
         self.taken.emit()
@@ -81,7 +81,8 @@ class FileSettings:
         """Fill in what a preset says, as if the user had typed it; without a field it is kept."""
         self._is_filling = True
         try:
-            for name, value in settings.items():
+            for name, given in settings.items():
+                value = _from_json(given)
                 self._decided(name)
                 if not self._fill(name, value):
                     self._given[name] = value
@@ -137,7 +138,6 @@ class FileSettings:
         field = self._fields.get(name)
         if field is None:
             return False
-        value = tuple(value) if isinstance(value, list) else value
         if isinstance(field, ComboBox) and value not in field.choices:
             field.choices = (*field.choices, value)
         before = field.value
@@ -172,6 +172,11 @@ class FileSettings:
             field.label = label
             field.tooltip = f"{tooltip}. {_HINT}" if origin.startswith("file") else tooltip
             self.marked.emit()
+
+
+def _from_json(value: Any) -> Any:
+    """Return a value as the settings have it: JSON has lists for tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _short(value: Any) -> str:

@@ -61,6 +61,7 @@ class RunControls:
             "follow_view": controller.set_follow,
             "preview": controller.set_preview,
             "truth": controller.score,
+            "tune_button": lambda: controller.tune(self._field("tune_patches").value),
         }.items():
             self._field(name).changed.connect(act)
         self._field("show_disagreement").changed.connect(self._keep_disagreement)

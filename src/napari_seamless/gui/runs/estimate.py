@@ -193,8 +193,10 @@ def _patches(plan: Plan, core_size: Triple) -> tuple[int, int]:
 
 def _together(forecasts: Sequence[Forecast]) -> Forecast:
     """Return what runs one after the other take."""
+    patches = sum(each.patches for each in forecasts)
     return Forecast(
-        patches=sum(each.patches for each in forecasts),
+        patches=patches,
+        redundancy=sum(each.redundancy * each.patches for each in forecasts) / patches,
         skipped=0,
         resumed=0,
         seconds=sum(each.seconds for each in forecasts),

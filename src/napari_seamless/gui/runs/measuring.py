@@ -118,7 +118,7 @@ def forecast_of(request: Request, inputs: Inputs, measured: Measured) -> Forecas
             for volume, source, store in zip(plan.volumes, volumes.sources, stores, strict=True)
         ]
     seconds = plan.patches * measured.seconds_per_patch
-    return Forecast.of(needs, patches=plan.patches, seconds=seconds)
+    return Forecast.of(needs, patches=plan.patches, redundancy=plan.redundancy, seconds=seconds)
 
 
 def _measure(

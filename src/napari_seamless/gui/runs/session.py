@@ -228,6 +228,7 @@ class Session:
             self.said.emit(_preview_line(*self.view.patches_shown()))
         else:
             self.said.emit("\n".join([self._progress.line(), *self._notes(self.view.run)]))
+        self._form.show_stages(str(self.view.run.stages))
 
     def _notes(self, run: "Run") -> list[str]:
         asked, now = self.job.request.plan.config.batch_size, run.batch_size
@@ -240,6 +241,7 @@ class Session:
         try:
             if self.view is not None and self.view.live is not None:
                 self.view.describe()
+                self._form.show_stages(str(self.view.run.stages))
                 self.view.live.close()
                 self.view.add_labels()
         finally:  # an error in drawing must not hold the form and the queue

@@ -16,6 +16,7 @@ from qtpy.QtCore import QObject
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
 from napari_seamless.engine.errors import EndedError, PredictionError
+from napari_seamless.engine.memory import give_back_memory
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
     from napari_seamless.engine.events import Event
@@ -106,6 +107,7 @@ class RunStream:
         """Let go of the run: napari keeps its workers as long as the window is there."""
         with self._lock:
             self._run = self._open_run = None
+        give_back_memory()  # a viewer stays open for long
 
     def _foretold(self, run: "Run") -> Generator[Foretold]:
         if self._cancelled:
