@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from napari_seamless import __version__
-from napari_seamless.engine.config import InferenceConfig, json_object
+from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import SourceError, one_line
+from napari_seamless.engine.refusals import json_object
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

@@ -9,7 +9,6 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from napari_seamless.dataset import InferenceVolumeDataset
-from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ModelError,
@@ -22,6 +21,7 @@ from napari_seamless.engine.grid import Triple, scaled_up
 from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finisher
 from napari_seamless.engine.pipeline import NOT_FINITE
 from napari_seamless.engine.results import Volume, as_saved, facts_of, outputs_of, part_of
+from napari_seamless.engine.shared_accumulator import SharedAccumulator
 from napari_seamless.engine.volume_plan import input_size_of, window_of
 
 
@@ -51,13 +51,13 @@ class Share:
         self._accumulators = [self._accumulator(vol_id) for vol_id in range(len(dataset.plans))]
         self._aside: dict[int, torch.Tensor] = {}
 
-    def _accumulator(self, vol_id: int) -> BlendAccumulator:
-        return BlendAccumulator(
+    def _accumulator(self, vol_id: int) -> SharedAccumulator:
+        return SharedAccumulator(
             self._dataset.plans[vol_id].grid,
             self._window,
             finisher(self._config, lambda: self.channels),
             squared=lambda: None if self.channels is None else self.channels.squared,
-            is_share=self.world_size > 1,
+            is_open=self.world_size > 1,
         )
 
     def add(self, indices: Sequence[int], heads: Mapping[str, torch.Tensor]) -> bool:

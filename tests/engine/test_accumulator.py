@@ -27,6 +27,7 @@ from engine.helpers import (
 )
 from napari_seamless.engine.accumulator import PIECE_VOXELS, BlendAccumulator
 from napari_seamless.engine.grid import Box
+from napari_seamless.engine.shared_accumulator import SharedAccumulator
 from napari_seamless.engine.windows import build_window
 
 
@@ -392,18 +393,18 @@ MERGED = 1e-7
 """Sums are float64, so that who adds to whom is in the last digit of float32 at most."""
 
 
-def share_of(finish=None, layout: Layout = SHARED, is_share: bool = True) -> BlendAccumulator:
+def share_of(finish=None, layout: Layout = SHARED, is_open: bool = True) -> SharedAccumulator:
     window = build_window(layout.patch_size, "gaussian")
-    return BlendAccumulator(layout.grid, window, finish, is_share=is_share)
+    return SharedAccumulator(layout.grid, window, finish, is_open=is_open)
 
 
-def filled(accumulator: BlendAccumulator, indices, predictions) -> BlendAccumulator:
+def filled(accumulator: SharedAccumulator, indices, predictions) -> SharedAccumulator:
     for index in indices:
         accumulator.add(int(index), predictions[index])
     return accumulator
 
 
-def merge(target: BlendAccumulator, others: list[BlendAccumulator], channels: int) -> None:
+def merge(target: SharedAccumulator, others: list[SharedAccumulator], channels: int) -> None:
     """Add up chunk by chunk, as processes do that send theirs to one."""
     for chunk in range(len(target.chunks)):
         for other in others:
@@ -415,7 +416,7 @@ def merge(target: BlendAccumulator, others: list[BlendAccumulator], channels: in
 @pytest.mark.parametrize("seed", range(6))
 def test_two_shares_merged_in_either_order_are_the_whole(seed, finish):
     predictions = random_predictions(SHARED, 3, seed)
-    single = filled(share_of(finish, is_share=False), range(len(predictions)), predictions)
+    single = filled(share_of(finish, is_open=False), range(len(predictions)), predictions)
     order = np.random.default_rng(seed).permutation(len(predictions))
     cut = [0, 1, len(order) // 2, len(order) // 3, len(order) - 1, len(order)][seed]
     whole = Box.of_shape(SHARED.shape)
@@ -452,7 +453,7 @@ def test_a_share_of_all_patches_has_a_result_before_it_is_adopted_into():
     predictions = random_predictions(SHARED, 3, 1)
     for finish in (None, shares):
         share = filled(share_of(finish), range(len(predictions)), predictions)
-        single = filled(share_of(finish, is_share=False), range(len(predictions)), predictions)
+        single = filled(share_of(finish, is_open=False), range(len(predictions)), predictions)
         np.testing.assert_allclose(share.result(), single.result(), rtol=MERGED, atol=0)
         share.adopt(share.patches_done)
         np.testing.assert_allclose(share.result(), single.result(), rtol=MERGED, atol=0)
@@ -476,7 +477,7 @@ def test_shares_that_lack_patches_are_the_partial_truth_when_merged():
 def test_sums_of_a_finished_chunk_are_refused_and_the_chunk_stays():
     """New sums would be zero, and the chunk's values lost at the next `adopt`."""
     predictions = random_predictions(SHARED, 1, 3)
-    accumulator = filled(share_of(is_share=False), range(len(predictions)), predictions)
+    accumulator = filled(share_of(is_open=False), range(len(predictions)), predictions)
     before = accumulator.result().copy()
     with pytest.raises(ValueError, match="chunk 0 is finished"):
         accumulator.sums(0, 1)

@@ -49,7 +49,7 @@ from napari_seamless.engine.grid import Box
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.engine.store import ArraySpec
-from napari_seamless.engine.volume_run import place_of_sums
+from napari_seamless.engine.sums import place_of_sums
 
 LAYOUT = Layout((8, 8, 8), (4, 4, 4), 0.5)  # 27 patches, starts 0, 2, 4
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from napari_seamless.cluster.job import Workplace, own_device, workplace
 from napari_seamless.cluster.ledger import BlockDone
 from napari_seamless.cluster.travel import Network
-from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.blocks import Cells, within
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import PredictionError, SeamlessError, one_line
@@ -23,6 +22,7 @@ from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.pipeline import batches
 from napari_seamless.engine.predictor import Predictor
 from napari_seamless.engine.schedule import Schedule
+from napari_seamless.engine.shared_accumulator import SharedAccumulator
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def merge(
         return chunk
 
 
-def _accumulator(place: Workplace, grid: PatchGrid) -> BlendAccumulator:
-    return BlendAccumulator(
+def _accumulator(place: Workplace, grid: PatchGrid) -> SharedAccumulator:
+    return SharedAccumulator(
         grid,
         place.window,
         place.finish,
@@ -150,7 +150,7 @@ def _accumulator(place: Workplace, grid: PatchGrid) -> BlendAccumulator:
 
 
 def _blend(
-    place: Workplace, accumulator: BlendAccumulator, grid: PatchGrid, frame: Cells, cells: Cells
+    place: Workplace, accumulator: SharedAccumulator, grid: PatchGrid, frame: Cells, cells: Cells
 ) -> dict[int, str]:
     """Blend the patches of a block in; return those that could not be read, and why."""
     numbers = place.job.blocks.numbers(frame)
@@ -181,7 +181,7 @@ def _blend(
     return failed
 
 
-def _leave_sums(place: Workplace, accumulator: BlendAccumulator, block: int) -> tuple[int, ...]:
+def _leave_sums(place: Workplace, accumulator: SharedAccumulator, block: int) -> tuple[int, ...]:
     """Write the sums of the chunks that wait for other blocks; return which they are."""
     blocks, left = place.job.blocks, accumulator.open
     for chunk in left:

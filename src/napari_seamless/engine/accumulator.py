@@ -61,8 +61,6 @@ class BlendAccumulator:
     squared : callable
         Says of which channels the standard deviation between patches follows all others in the
         results; of none by default.
-    is_share : bool
-        The patches are shared with other processes: chunks stay open until `adopt`.
     aside : Executor, optional
         Normalises and hands on complete chunks while further patches are added, which stay open
         until then; see `flush`. By default `add` does so before it returns.
@@ -90,7 +88,6 @@ class BlendAccumulator:
         budget: int | None = None,
         scratch: Path | None = None,
         squared: Squared = lambda: None,
-        is_share: bool = False,
         aside: Executor | None = None,
         device: torch.device = CPU,
     ) -> None:
@@ -98,7 +95,6 @@ class BlendAccumulator:
         self._grid = grid
         self._window = window
         self._blended = Blended(grid, window, finish, squared, device)
-        self._is_share = is_share
         self._fill = fill
         self._volume = Box.of_shape(grid.shape)
         self.states = PatchStates(grid)
@@ -200,8 +196,7 @@ class BlendAccumulator:
                 place = sums[:, *common.within(chunk)]
                 place.add_(weighted[:, *common.within(patch)])
             self._settle(index, PatchState.DONE, touched)
-        if not self._is_share:
-            self._finish_complete(touched)
+        self._finish_added(touched)
         return target
 
     def flush(self) -> None:
@@ -340,36 +335,6 @@ class BlendAccumulator:
         """Which patches are blended in, shape ``grid.counts``; a copy."""
         return self.states.done
 
-    def sums(self, i: int, channels: int) -> torch.Tensor:
-        """Return the open sums of chunk `i`, float64 (C, z, y, x), for others to add theirs to.
-
-        For processes that share the patches of a volume: when all have added their sums, `adopt`
-        says of which patches. Valid until the next call.
-
-        Raises
-        ------
-        ValueError
-            If the chunk is finished: sums that began anew would replace what it holds.
-        """
-        if i in self._final:
-            raise ValueError(f"chunk {i} is finished; there are no sums to add to")
-        self._channels = channels
-        return self._opened([i])[i]
-
-    def adopt(self, done: NDArray[np.bool_]) -> None:
-        """Count patches whose weighted predictions were added to `sums`; finish what is complete.
-
-        Parameters
-        ----------
-        done : bool array, shape ``grid.counts``
-            All patches that are in now. Each must have been added by one process only.
-        """
-        with self._lock:
-            self.states.settle_all(done)
-            for i in self._sums:
-                self._missing[i] = self.states.waiting_in(self._chunks[i])
-        self._finish_complete(self.open)
-
     def learn(self, cells: Cells, failed: Collection[int], finished: Collection[int]) -> None:
         """Note what others have done, who write chunks to where this one reads them.
 
@@ -406,6 +371,9 @@ class BlendAccumulator:
             last = chunk.stop[0] if stop is None else min(chunk.stop[0], stop)
             planes[i] = last - chunk.start[0]
         return self._sums.take(shapes, planes)
+
+    def _finish_added(self, touched: list[int]) -> None:
+        self._finish_complete(touched)
 
     def _finish_complete(self, chunks: list[int]) -> None:
         for i in chunks:

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.config import InferenceConfig
+from napari_seamless.engine.errors import ConfigError
 from napari_seamless.engine.grid import PatchGrid, Triple
 from napari_seamless.engine.leaving import MOST_LEAVING
+from napari_seamless.engine.memory import free_memory
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.results import specs_of
 from napari_seamless.engine.source import Source
@@ -194,3 +196,19 @@ def _open_along(
         voxels.append(all_over * whole + (int(reached.sum()) - all_over) * at_work)
         before = after
     return np.array(voxels, dtype=np.int64)
+
+
+def check_memory(name: str, nbytes: int) -> None:
+    """Check that a prediction fits into memory.
+
+    Raises
+    ------
+    ConfigError
+        If it does not.
+    """
+    free = free_memory()
+    if nbytes > free:
+        raise ConfigError(
+            f"the prediction of {name} takes {nbytes:,} bytes and {free:,} bytes of memory are "
+            "free; give an output such as out.zarr, which it is written to"
+        )

@@ -238,6 +238,28 @@ class OpenSums:
         return self._folder / str(index)
 
 
+def place_of_sums(device: torch.device, front: int, budget: int) -> tuple[torch.device, int]:
+    """Return where open sums are kept, and how many bytes of them.
+
+    On the GPU that the network is on if it has room for twice as much as is open at once: then no
+    prediction leaves it, only finished voxels. Others have no float64.
+
+    Parameters
+    ----------
+    device : torch.device
+        Of the network.
+    front : int
+        Most bytes of sums that are open at once.
+    budget : int
+        Bytes for them on the CPU.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if 2 * front <= free:
+            return device, free // 2
+    return CPU, budget
+
+
 class _Stored:
     """Sums in a file, which is open for readers: they keep it when a later run deletes its name.
 

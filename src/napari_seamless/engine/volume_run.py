@@ -13,7 +13,6 @@ from napari_seamless.engine.blended import Finish
 from napari_seamless.engine.blending import Window
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
-    ConfigError,
     PredictionError,
     SeamlessError,
     SourceError,
@@ -22,8 +21,8 @@ from napari_seamless.engine.errors import (
 from napari_seamless.engine.finished import Finished, InMemory
 from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
-from napari_seamless.engine.memory import FreePages, free_memory
-from napari_seamless.engine.needs import Keeps, Needs, needs_of
+from napari_seamless.engine.memory import FreePages
+from napari_seamless.engine.needs import Keeps, Needs, check_memory, needs_of
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.pipeline import Batch, Patch
 from napari_seamless.engine.results import (
@@ -39,7 +38,7 @@ from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.source import Source
 from napari_seamless.engine.stages import Stages
 from napari_seamless.engine.store import Store
-from napari_seamless.engine.sums import CPU
+from napari_seamless.engine.sums import place_of_sums
 from napari_seamless.engine.volume_input import VolumeInput
 from napari_seamless.engine.volume_plan import VolumePlan
 from napari_seamless.engine.written import Written
@@ -236,7 +235,7 @@ class VolumeRun(VolumeInput):
         chunks, found = None, set[int]()
         finished: Finished = InMemory(self.plan.grid.shape)
         if self._written is None:
-            self._check_memory(shares.kept)
+            check_memory(self.plan.name, shares.kept)
         else:
             chunks = self._written.store.layout(self.plan.grid)
             found = self._written.begin(chunks, channels, facts)
@@ -268,14 +267,6 @@ class VolumeRun(VolumeInput):
     def needs(self, channels: Channels, budget: int) -> Needs:
         """Return what the volume takes of a budget, in bytes, and beyond it."""
         return needs_of(self._source, self.plan, channels, self._config, self._store, budget)
-
-    def _check_memory(self, nbytes: int) -> None:
-        free = free_memory()
-        if nbytes > free:
-            raise ConfigError(
-                f"the prediction of {self.plan.name} takes {nbytes:,} bytes and {free:,} bytes of "
-                "memory are free; give an output such as out.zarr, which it is written to"
-            )
 
     def blend(self, batch: Batch) -> Box:
         """Add a batch of patches, or have it added; return the voxels that change.
@@ -406,28 +397,6 @@ class VolumeRun(VolumeInput):
         """Let go of the store's files."""
         if self._store is not None:
             self._store.close()
-
-
-def place_of_sums(device: torch.device, front: int, budget: int) -> tuple[torch.device, int]:
-    """Return where open sums are kept, and how many bytes of them.
-
-    On the GPU that the network is on if it has room for twice as much as is open at once: then no
-    prediction leaves it, only finished voxels. Others have no float64.
-
-    Parameters
-    ----------
-    device : torch.device
-        Of the network.
-    front : int
-        Most bytes of sums that are open at once.
-    budget : int
-        Bytes for them on the CPU.
-    """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if 2 * front <= free:
-            return device, free // 2
-    return CPU, budget
 
 
 def _each(batch: Batch, device: torch.device) -> Sequence[torch.Tensor]:

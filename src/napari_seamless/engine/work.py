@@ -76,27 +76,7 @@ class Work:
         self._seconds_per_patch = 0.0
         self.stages = Stages()
         self._blender = ThreadPoolExecutor(1, "seamless-blend")  # starts no thread until it is used
-        finish = finisher(config, lambda: self._predictor.channels)
-        has_spare = has_spare_core(self.plan.device, config.threads)
-        blender = self._blender if has_spare else None
-        none = [None] * len(sources)
-        decides = {"config": deciding(config, self._predictor.planes)}
-        self.volumes = [
-            VolumeRun(
-                config,
-                source,
-                mask,
-                store,
-                finish,
-                {**decides, **(identity or {})},
-                self.stages,
-                self.plan.device,
-                blender,
-            )
-            for source, mask, store, identity in zip(
-                sources, masks or none, stores or none, identities or none, strict=True
-            )
-        ]
+        self.volumes = self._volumes(config, sources, masks, stores, identities)
         self._lay_out()
         self._control = Control()
         self._interrupted = False
@@ -108,6 +88,36 @@ class Work:
         self._peeked: deque[Event] = deque()
         self._given = 0
         self._raised: Exception | None = None
+
+    def _volumes(
+        self,
+        config: InferenceConfig,
+        sources: Sequence[Source],
+        masks: Sequence[Source],
+        stores: Sequence[Store],
+        identities: Sequence[Mapping[str, Any]],
+    ) -> list[VolumeRun]:
+        none = [None] * len(sources)
+        device = self.plan.device
+        decides = {"config": deciding(config, self._predictor.planes)}
+        finish = finisher(config, lambda: self._predictor.channels)
+        blender = self._blender if has_spare_core(device, config.threads) else None
+        return [
+            VolumeRun(
+                config,
+                source,
+                mask,
+                store,
+                finish,
+                {**decides, **(identity or {})},
+                self.stages,
+                device,
+                blender,
+            )
+            for source, mask, store, identity in zip(
+                sources, masks or none, stores or none, identities or none, strict=True
+            )
+        ]
 
     def _check_device(self) -> None:
         """Raise ConfigError if the network shall not run like this where it runs."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from psygnal import Signal
 
-from napari_seamless.engine.config import json_object
 from napari_seamless.engine.errors import SeamlessError
+from napari_seamless.engine.refusals import json_object
 from napari_seamless.gui.checkpoint.checkpoint_fields import checkpoint_fields
 from napari_seamless.gui.checkpoint.opening import Choice, Opener, Reading
 from napari_seamless.gui.checkpoint.reader import Reader

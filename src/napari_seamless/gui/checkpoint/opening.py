@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_seamless.engine.config import json_object
 from napari_seamless.engine.errors import SeamlessError, UntrustedError, one_line
+from napari_seamless.engine.refusals import json_object
 from napari_seamless.gui.checkpoint.loading import load_torch
 from napari_seamless.models.parts import format_of, parts_of
 from napari_seamless.models.reporting.report import ModelReport

@@ -9,8 +9,8 @@ from magicgui.widgets.bases import ValueWidget
 from psygnal import Signal
 from qtpy.QtWidgets import QScrollArea
 
-from napari_seamless.engine.config import json_object
 from napari_seamless.engine.errors import ConfigError
+from napari_seamless.engine.refusals import json_object
 from napari_seamless.gui.panel.sections import Panel, align_labels, labels_of, tighten, widest_of
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not

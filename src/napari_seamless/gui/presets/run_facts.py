@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from napari_seamless.engine.config import InferenceConfig, json_object
+from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, SourceError, one_line
+from napari_seamless.engine.refusals import json_object
 from napari_seamless.gui.runs.live_layer import METADATA_KEY
 
 RESULTS = (".zarr", ".h5", ".hdf5", ".tif", ".tiff")
