@@ -59,16 +59,14 @@ class InferenceVolumeDataset(Dataset[dict[str, Any]]):
     -----
     An item is a dict:
 
-    image : Tensor of float32, shape (C, Z, Y, X)
-        The patch and its halo, normalised and padded.
-    pos : tuple of int
-        ``(vol_id, z, y, x)``: which volume, and where the patch without its halo starts in it; a
-        start is negative where the volume is smaller than the patch. A DataLoader makes four
-        tensors (B,) of it.
-    label : Tensor, shape (C, Z, Y, X)
-        If there are labels: those of the patch without its halo, at the output's resolution, padded
-        as the image is. In their own dtype, but int64 for unsigned integers of more than 8 bits,
-        with which torch does not compute.
+    - ``"image"``, float32 Tensor of shape (C, Z, Y, X): the patch and its halo, normalised and
+      padded.
+    - ``"pos"``, a tuple ``(vol_id, z, y, x)`` of int: which volume, and where in it, in voxels, the
+      patch without its halo starts; a start is negative where the volume is smaller than the
+      patch. A DataLoader makes four tensors (B,) of it.
+    - ``"label"``, Tensor of shape (C, Z, Y, X), if there are labels: those of the patch without its
+      halo, at the output's resolution, padded as the image is. In their own dtype, but int64 for
+      unsigned integers of more than 8 bits, with which torch does not compute.
 
     The normalisations `minmax`, `percentile` and `zscore` read every volume once, here and now, so
     that no worker has to.
@@ -141,6 +139,15 @@ class InferenceVolumeDataset(Dataset[dict[str, Any]]):
     def index_of(self, pos: Sequence[int]) -> int:
         """Return the index of the item whose ``pos`` this is.
 
+        Parameters
+        ----------
+        pos : sequence of int
+            ``(vol_id, z, y, x)``, in voxels.
+
+        Returns
+        -------
+        int
+
         Raises
         ------
         ConfigError
@@ -164,7 +171,23 @@ class InferenceVolumeDataset(Dataset[dict[str, Any]]):
         )
 
     def place_of(self, index: int) -> tuple[int, int]:
-        """Return of which volume an item is a patch, and its number in that volume's grid."""
+        """Return of which volume an item is a patch.
+
+        Parameters
+        ----------
+        index : int
+            Of the item; a negative one counts from the end.
+
+        Returns
+        -------
+        vol_id, patch : int
+            Which volume, and the patch's raster index in that volume's grid.
+
+        Raises
+        ------
+        IndexError
+            If there is no such item.
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"patch {index} is not in a dataset of {len(self)} patches")
         index %= len(self)

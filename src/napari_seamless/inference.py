@@ -43,9 +43,10 @@ class Prediction:
     outputs : tuple of dict
         For each volume, by vol_id, array-likes (C, Z, Y, X) by name; numpy arrays where they fit
         the memory budget, otherwise read from the output when they are indexed. "main", the
-        prediction; "spread", its standard deviation over variants, and "labels", if asked for;
-        "heads/NAME", the heads of the network that are not shown. NaN where a volume that failed
-        was not predicted.
+        prediction, float32; "spread" and "disagreement", its standard deviation over variants and
+        over patches, float32 in its unit, and "labels", uint8 or uint16: each if asked for;
+        "heads/NAME", the heads of the network that are not shown, float32. NaN where a volume that
+        failed was not predicted.
     metrics : dict or None
         Scores against the labels, if labels were given and fit; see `metrics.VoxelMetrics`. Of
         several volumes, those of all voxels together that were predicted.
@@ -66,12 +67,15 @@ class Prediction:
 
     @property
     def arrays(self) -> tuple[Volume, ...]:
-        """The prediction of each volume, float32 (C, Z, Y, X), by vol_id."""
+        """The prediction of each volume, float32 (C, Z, Y, X), by vol_id.
+
+        In the unit of the network's output after the activation.
+        """
         return tuple(outputs["main"] for outputs in self.outputs)
 
     @property
     def array(self) -> Volume:
-        """The prediction of the first (or only) volume, float32 (C, Z, Y, X)."""
+        """The prediction of the first (or only) volume, float32 (C, Z, Y, X); see `arrays`."""
         return self.arrays[0]
 
 
@@ -101,8 +105,8 @@ class InferenceRun(Run):
         patches that could not be read. It must have had the same input, network and settings. If
         there is none, start anew. Not together with `overwrite`.
     mask : path, array-like, or a list with one per volume, optional
-        As large as the volume: patches that contribute to no voxel of it that is not 0 are not
-        run; see `fill_value` of the settings.
+        (Z, Y, X), or (Y, X) for a 2-D image, as large as the volume: patches that contribute to no
+        voxel of it that is not 0 are not run; see `fill_value` of the settings.
     memory : int, optional
         Bytes for chunks of the source, open sums and finished voxels; a quarter of the free memory
         by default. What does not fit is read again, or put on the disk, beside the output or in
@@ -110,6 +114,18 @@ class InferenceRun(Run):
 
     Attributes
     ----------
+    plan : InferencePlan
+        What is done: its `config`, `device`, `patches` and `redundancy`, and where the patches of
+        each of its `volumes` are.
+    status : str
+        "ready", "running", and then "complete", "partial" (cancelled, or without patches that could
+        not be read) or "failed".
+    failures : dict of int to SeamlessError
+        What went wrong with which volume, by vol_id.
+    stages : Stages
+        Its `seconds` say how long reading, the network, blending and writing were at work so far.
+    is_waiting : bool
+        Whether all that is looked at is done, and the rest is held back: see `preview`.
     paths : tuple of Path
         The output of each volume; empty without one.
     left_out : str
@@ -119,6 +135,13 @@ class InferenceRun(Run):
     ------
     UnusableInputError
         One line naming what cannot be used and the remedy. Nothing is computed before iteration.
+
+    Notes
+    -----
+    `focus`, `preview`, `pause`, `resume` and `cancel` may be called from any thread and return at
+    once; they take effect at the next batch. What goes wrong with one of several volumes is put
+    into `failures`, and the others are finished. It is raised to whoever iterates if all volumes
+    fail, or if no volume can do better: a setting or network that does not fit.
 
     Examples
     --------
@@ -208,10 +231,20 @@ class InferenceRun(Run):
         return list(truth.sources)
 
     def scores(self, labels: Sequence[Source]) -> dict[str, float]:
-        """Return the metrics of what is predicted so far; see `open_labels`.
+        """Return the metrics of what is predicted so far.
 
         Over all voxels of all volumes. Of a single volume whose labels are instances, also those of
         the connected parts of its foreground; see `metrics.component_metrics` and `left_out`.
+
+        Parameters
+        ----------
+        labels : sequence of Source
+            What `open_labels` returned.
+
+        Returns
+        -------
+        dict of str to float
+            By name, see `metrics.VoxelMetrics.compute`.
 
         Raises
         ------
@@ -295,19 +328,38 @@ def predict(
 
     Parameters
     ----------
-    source, model, config, output, resume, overwrite, mask, memory
-        As in `InferenceRun`.
+    source : path, URL, array-like, or a list of them
+        Volumes (Y, X), (Z, Y, X) or (C, Z, Y, X), or series (T, C, Z, Y, X).
+    model : path, LoadedModel or torch.nn.Module
+        A network that takes (B, C, Z, Y, X) float32 and returns (B, C', Z, Y, X).
+    config : InferenceConfig
+        The settings.
+    output : path, optional
+        ".zarr" (OME-Zarr), ".h5" (dataset "main") or ".tif"; for several volumes with "{name}" or
+        "{vol_id}" in it, or a folder. By default the prediction stays in memory.
     labels : path or array-like, or a list with one per volume, optional
         Truth (Z, Y, X), foreground where nonzero; for a prediction of several channels as many
         channels, or class numbers. Gives `metrics`.
+    resume : bool
+        Go on with the run that was left at `output`, if there is one.
     progress : bool
         Show a progress bar on standard error.
+    overwrite : bool
+        Replace an output that exists.
+    mask : path, array-like, or a list with one per volume, optional
+        (Z, Y, X), as large as the volume: patches that reach only 0 in it are not run.
+    memory : int, optional
+        Bytes for the run's data; a quarter of the free memory by default.
 
     Returns
     -------
     Prediction
         Of several volumes, one that failed is in its `failures` and a RuntimeWarning names it;
         another says so if the labels hold what cannot be compared.
+
+    See Also
+    --------
+    InferenceRun : Says more about what is given, and does the same step by step.
 
     Raises
     ------

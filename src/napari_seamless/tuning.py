@@ -43,8 +43,12 @@ def tune(
 
     Parameters
     ----------
-    source, model, config
-        As in `predict`. Of several volumes, the first counts.
+    source : path, URL, array-like, or a list of them
+        Volumes as in `predict`, (Y, X) to (T, C, Z, Y, X); the first one counts.
+    model : path, LoadedModel or torch.nn.Module
+        The network, as in `predict`.
+    config : InferenceConfig
+        The settings as they are.
     patches : {"same", "larger", "halo"}
         "same": patches stay what they are. "larger": larger ones as well, that overlap by as many
         voxels as before. "halo": patches that do not overlap, with the network's receptive field as
@@ -53,7 +57,8 @@ def tune(
         How much predictions of the same patches may differ from those with `config`, as a share of
         the largest value.
     seconds : float
-        After so long nothing new is tried.
+        After so long nothing new is tried. Measuring the receptive field, and a try that has begun,
+        may take longer.
     remember : bool
         Take what was found before, if anything was, and keep what is found.
     may_go_on : callable

@@ -58,11 +58,19 @@ TTA_CHOICES = ("none", "flip:x", "flip:yx", "flip:zyx", "flip:yx+turn:yx", "flip
 class InferenceConfig(BaseModel):
     """Everything that decides the numbers of a run, apart from the volume and the network.
 
+    Its fields are documented one by one. It is frozen: `changed` returns another one.
+
     Raises
     ------
     ConfigError
         If a value is out of range, or values do not fit each other; one line names the value and
         what is allowed.
+
+    Examples
+    --------
+    >>> config = InferenceConfig(patch_size=(8, 128, 128), overlap=(0, 32, 32))
+    >>> config.changed({"batch_size": 4}).batch_size
+    4
     """
 
     model_config = ConfigDict(
@@ -254,7 +262,7 @@ class InferenceConfig(BaseModel):
 
     @property
     def box(self) -> Box | None:
-        """The region."""
+        """The region as a box, in voxels of the source; None for the whole volume."""
         if self.region is None:
             return None
         (z, z_stop), (y, y_stop), (x, x_stop) = self.region
@@ -264,6 +272,15 @@ class InferenceConfig(BaseModel):
     def from_json(cls, text: str) -> "InferenceConfig":
         """Return the config that `to_json` wrote.
 
+        Parameters
+        ----------
+        text : str
+            A JSON object of settings by name; those left out keep their defaults.
+
+        Returns
+        -------
+        InferenceConfig
+
         Raises
         ------
         ConfigError
@@ -272,11 +289,32 @@ class InferenceConfig(BaseModel):
         return cls(**json_object(text, "the config"))
 
     def changed(self, settings: Mapping[str, Any]) -> "InferenceConfig":
-        """Return the config with other values of some settings, checked anew."""
+        """Return the config with other values of some settings, checked anew.
+
+        Parameters
+        ----------
+        settings : mapping
+            Values by the names of the settings.
+
+        Returns
+        -------
+        InferenceConfig
+
+        Raises
+        ------
+        ConfigError
+            If a setting is unknown or out of range.
+        """
         return InferenceConfig(**{**self.model_dump(), **settings})
 
     def to_json(self) -> str:
-        """Return the config as a JSON object, one setting per line."""
+        """Return the config as a JSON object.
+
+        Returns
+        -------
+        str
+            Every setting, also those that are at their defaults, indented.
+        """
         return self.model_dump_json(indent=2)
 
 

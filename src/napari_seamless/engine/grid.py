@@ -50,18 +50,48 @@ class Box:
 
     @classmethod
     def of_shape(cls, shape: Triple) -> "Box":
-        """Return the box of a whole volume of `shape` (Z, Y, X)."""
+        """Return the box of a whole volume.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Voxels of the volume, (Z, Y, X).
+
+        Returns
+        -------
+        Box
+        """
         return cls((0, 0, 0), shape)
 
     @classmethod
     def of(cls, ranges: tuple[slice, ...]) -> "Box":
-        """Return the box of three slices (Z, Y, X) that have explicit ends; as `slices` gives."""
+        """Return the box of three slices.
+
+        Parameters
+        ----------
+        ranges : tuple of three slices
+            Voxels along (Z, Y, X), with explicit ends; as `slices` gives them.
+
+        Returns
+        -------
+        Box
+        """
         z, y, x = ranges
         return cls((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
 
     @classmethod
     def around(cls, boxes: "list[Box]") -> "Box":
-        """Return the smallest box that holds every one of `boxes`."""
+        """Return the smallest box that holds every one of some boxes.
+
+        Parameters
+        ----------
+        boxes : list of Box
+            At least one.
+
+        Returns
+        -------
+        Box
+        """
         starts = np.array([box.start for box in boxes]).min(axis=0)
         stops = np.array([box.stop for box in boxes]).max(axis=0)
         return cls(_triple(starts), _triple(stops))
@@ -84,28 +114,80 @@ class Box:
         return min(self.shape) <= 0
 
     def intersection(self, other: "Box") -> "Box":
-        """Return the common part of two boxes; it is empty if they do not touch."""
+        """Return the common part of two boxes; it is empty if they do not touch.
+
+        Parameters
+        ----------
+        other : Box
+            The other one, in voxels of the same volume.
+
+        Returns
+        -------
+        Box
+        """
         z, y, x = start = tuple(map(max, self.start, other.start))
         z_stop, y_stop, x_stop = map(max, start, map(min, self.stop, other.stop))
         return Box((z, y, x), (z_stop, y_stop, x_stop))
 
     def grown(self, margin: Triple) -> "Box":
-        """Return the box with `margin` voxels (Z, Y, X) more on both sides of each axis."""
+        """Return the box with a margin around it; it may reach outside of the volume.
+
+        Parameters
+        ----------
+        margin : tuple of int
+            Voxels (Z, Y, X) more on both sides of each axis.
+
+        Returns
+        -------
+        Box
+        """
         (z, y, x), (dz, dy, dx), (z_stop, y_stop, x_stop) = self.start, margin, self.stop
         return Box((z - dz, y - dy, x - dx), (z_stop + dz, y_stop + dy, x_stop + dx))
 
     def scaled(self, scale: Scale) -> "Box":
-        """Return the box in voxels of another resolution, rounded outwards."""
+        """Return the box in voxels of another resolution, rounded outwards.
+
+        Parameters
+        ----------
+        scale : tuple of Fraction
+            Voxels of the other resolution per voxel of this one, (Z, Y, X).
+
+        Returns
+        -------
+        Box
+        """
         z, y, x = (low * by // 1 for low, by in zip(self.start, scale, strict=True))
         return Box((z, y, x), scaled_up(self.stop, scale))
 
     def within(self, frame: "Box") -> tuple[slice, slice, slice]:
-        """Return the slices of this box in an array that holds just the voxels of `frame`."""
+        """Return the slices of this box in an array that holds just the voxels of another.
+
+        Parameters
+        ----------
+        frame : Box
+            What the array holds.
+
+        Returns
+        -------
+        tuple of three slices
+            Along (Z, Y, X).
+        """
         (dz, dy, dx), (z, y, x), (z_stop, y_stop, x_stop) = frame.start, self.start, self.stop
         return slice(z - dz, z_stop - dz), slice(y - dy, y_stop - dy), slice(x - dx, x_stop - dx)
 
     def slabs(self, voxels: int) -> "Iterator[Box]":
-        """Cut the box into runs of whole planes of about so many voxels, one plane at least."""
+        """Cut the box into runs of whole planes.
+
+        Parameters
+        ----------
+        voxels : int
+            How many each run may have at most; one plane is the least.
+
+        Returns
+        -------
+        iterator of Box
+            In the order of Z; together they are this box.
+        """
         if self.is_empty:
             return
         (first, y, x), (last, y_stop, x_stop) = self.start, self.stop
@@ -114,7 +196,17 @@ class Box:
             yield Box((z, y, x), (min(z + planes, last), y_stop, x_stop))
 
     def shifted(self, offset: Triple) -> "Box":
-        """Return the box moved by `offset` voxels (Z, Y, X)."""
+        """Return the box at another place.
+
+        Parameters
+        ----------
+        offset : tuple of int
+            Voxels (Z, Y, X) that it is moved by.
+
+        Returns
+        -------
+        Box
+        """
         (z, y, x), (dz, dy, dx), (z_stop, y_stop, x_stop) = self.start, offset, self.stop
         return Box((z + dz, y + dy, x + dx), (z_stop + dz, y_stop + dy, x_stop + dx))
 
@@ -129,9 +221,15 @@ class PatchGrid:
         Voxels of the volume, (Z, Y, X).
     patch_size : tuple of int
         Voxels of a patch, (Z, Y, X).
-    starts : tuple of three integer arrays
-        Where patches start along each axis, sorted. A start may be negative, and the last patch may
-        reach over the end of the volume.
+    starts : tuple of three integer arrays, shape (patches along the axis,)
+        Where patches start along Z, Y and X, in voxels, sorted. A start may be negative, and the
+        last patch may reach over the end of the volume.
+
+    Examples
+    --------
+    >>> grid = PatchGrid.regular((1, 10, 10), (1, 4, 4), overlap=0.5)
+    >>> grid.starts[2], len(grid)
+    (array([0, 2, 4, 6]), 16)
     """
 
     shape: Triple
@@ -162,6 +260,10 @@ class PatchGrid:
         step : tuple of int
             Starts are multiples of this: what an output at another resolution needs.
 
+        Returns
+        -------
+        PatchGrid
+
         Raises
         ------
         ConfigError
@@ -169,9 +271,10 @@ class PatchGrid:
 
         Notes
         -----
-        The stride is ``max(1, int(patch_size * (1 - overlap)))`` as in MONAI, so that neighbours
-        never overlap less than asked. Along an axis shorter than the patch there is one patch,
-        centred on the volume: its start is negative.
+        The stride of a share is ``max(1, int(patch_size * (1 - overlap)))`` as in MONAI's
+        `sliding_window_inference`, so that neighbours never overlap less than asked; of whole
+        voxels it is ``patch_size - overlap``. Along an axis shorter than the patch there is one
+        patch, centred on the volume: its start is negative.
         """
         overlaps = overlap if isinstance(overlap, tuple) else (overlap,) * 3
         z, y, x = (
@@ -212,16 +315,41 @@ class PatchGrid:
 
     @cached_property
     def positions(self) -> NDArray[np.intp]:
-        """Start of every patch in raster order: integers, shape (patches, 3), columns z, y, x."""
+        """Start of every patch, in voxels: integers, shape (patches, 3), columns z, y, x.
+
+        In raster order.
+        """
         return self.positions_of(np.arange(len(self)))
 
     def positions_of(self, indices: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the starts of some patches: integers, shape (patches, 3), columns z, y, x."""
+        """Return the starts of some patches.
+
+        Parameters
+        ----------
+        indices : ndarray of int, shape (n,)
+            Raster indices of the patches.
+
+        Returns
+        -------
+        ndarray of int, shape (n, 3)
+            In voxels; columns z, y, x.
+        """
         cells = np.unravel_index(indices, self.counts)
         return np.stack([s[at] for s, at in zip(self.starts, cells, strict=True)], axis=-1)
 
     def touching(self, box: Box) -> tuple[slice, slice, slice]:
-        """Return, per axis, the slice of `starts` whose patches share a voxel with `box`."""
+        """Return which patches share a voxel with a box.
+
+        Parameters
+        ----------
+        box : Box
+            In the frame of the grid.
+
+        Returns
+        -------
+        tuple of three slices
+            Of `starts`, along (Z, Y, X).
+        """
         z, y, x = (
             slice(
                 int(np.searchsorted(starts, low - patch, side="right")),
@@ -234,14 +362,34 @@ class PatchGrid:
         return z, y, x
 
     def only(self, box: Box) -> "PatchGrid":
-        """Return the grid of just the patches that share a voxel with `box`, in the same frame."""
+        """Return the grid of just the patches that share a voxel with a box, in the same frame.
+
+        Parameters
+        ----------
+        box : Box
+            In the frame of the grid.
+
+        Returns
+        -------
+        PatchGrid
+        """
         z, y, x = (
             starts[near] for starts, near in zip(self.starts, self.touching(box), strict=True)
         )
         return PatchGrid(self.shape, self.patch_size, (z, y, x))
 
     def cropped(self, box: Box) -> "PatchGrid":
-        """Return the same patches in the frame of `box`, as the grid of a volume of its shape."""
+        """Return the same patches in the frame of a box, as the grid of a volume of its shape.
+
+        Parameters
+        ----------
+        box : Box
+            In the frame of this grid; its start is voxel 0 of the other one.
+
+        Returns
+        -------
+        PatchGrid
+        """
         z, y, x = (starts - low for starts, low in zip(self.starts, box.start, strict=True))
         return PatchGrid(box.shape, self.patch_size, (z, y, x))
 
@@ -253,6 +401,10 @@ class PatchGrid:
         scale : tuple of Fraction
             Output voxels per voxel, (Z, Y, X). Starts and patch size times scale must be whole; the
             shape is rounded up, so that no voxel is without output.
+
+        Returns
+        -------
+        PatchGrid
         """
         z, y, x = (
             starts * factor.numerator // factor.denominator

@@ -86,9 +86,15 @@ class Run(Work):
     def live(self) -> list[LazyArray]:
         """The partial prediction of each volume: float32 (C, Z, Y, X), NaN where uncovered.
 
-        How many channels a network returns is known after its first batch; asked before that, this
+        In the unit of the network's output after the activation, on the grid of the output. How
+        many channels a network returns is known after its first batch; asked before that, this
         computes that batch (so it waits while the run is paused) and keeps its event for the
         iteration.
+
+        Raises
+        ------
+        EndedError
+            If the run ended before its first batch.
         """
         shown = self.channels.heads[self.channels.shown]
         return [volume.live(shown) for volume in self.volumes]
@@ -98,6 +104,11 @@ class Run(Work):
         """What the channels of the network's output are; see `live` for when that is known.
 
         An error of the first batch is raised here, and again to whoever iterates.
+
+        Raises
+        ------
+        EndedError
+            If the run ended before its first batch.
         """
         if self._channels is None:
             with self._advancing:  # another thread may be at the first batch
@@ -123,17 +134,23 @@ class Run(Work):
 
     @property
     def weights(self) -> list[LazyArray]:
-        """The weight sum so far of each volume: float32 (Z, Y, X)."""
+        """The weight sum so far of each volume: float32 (Z, Y, X), 0 where uncovered.
+
+        That is ``sum(w)`` over the patches done, `w` being the window that `blending` names.
+        """
         return [volume.following(BlendAccumulator.weights) for volume in self.volumes]
 
     @property
     def coverage(self) -> list[LazyArray]:
-        """Patches per voxel so far of each volume: uint16 (Z, Y, X)."""
+        """How many patches have reached each voxel so far, for each volume: uint16 (Z, Y, X)."""
         return [volume.following(BlendAccumulator.coverage) for volume in self.volumes]
 
     @property
     def disagreement(self) -> list[LazyArray]:
-        """The disagreement so far of each volume, like `live`: (C, Z, Y, X).
+        """The disagreement so far of each volume, like `live`: float32 (C, Z, Y, X).
+
+        The weighted standard deviation ``sqrt(sum(w p^2) / sum(w) - (sum(w p) / sum(w))^2)`` of
+        the predictions `p` of the patches that reach a voxel, in the unit of the prediction.
 
         Raises
         ------
@@ -153,6 +170,16 @@ class Run(Work):
         """Return the patches of a volume not yet taken, in the order in which they will run.
 
         What was asked for with `focus` or `preview` counts at once, also while the run is paused.
+
+        Parameters
+        ----------
+        vol_id : int
+            Which volume.
+
+        Returns
+        -------
+        ndarray of int, shape (patches,)
+            Raster indices.
         """
         volume = self.volumes[vol_id]
         if not self._control.has_new_focus(vol_id):
@@ -162,7 +189,18 @@ class Run(Work):
         return volume.order_after(box, focus.is_only)
 
     def running(self, vol_id: int = 0) -> list[int]:
-        """Return the patches of a volume that the network has now."""
+        """Return the patches of a volume that the network has now.
+
+        Parameters
+        ----------
+        vol_id : int
+            Which volume.
+
+        Returns
+        -------
+        list of int
+            Raster indices.
+        """
         volume = self.volumes[vol_id]
         at_work = [] if volume.schedule is None else volume.schedule.at_work
         return [index for index in at_work if index not in volume.accumulator]
@@ -201,6 +239,16 @@ class Run(Work):
         """Say what the run will take; like `live`, this computes the first batch if need be.
 
         And the second one, which tells the network's pace: the first call also sets things up.
+
+        Returns
+        -------
+        Forecast
+            Patches, seconds, bytes of memory and disk; as text it is one line.
+
+        Raises
+        ------
+        EndedError
+            If the run ended before its first batch.
         """
         _ = self.channels
         with self._advancing:
@@ -218,26 +266,78 @@ class Run(Work):
         )
 
     def outputs(self, vol_id: int = 0) -> dict[str, Volume]:
-        """Return all that is known of a volume; see `outputs_of`."""
+        """Return all that is known of a volume.
+
+        Parameters
+        ----------
+        vol_id : int
+            Which volume.
+
+        Returns
+        -------
+        dict of str to array-like (C, Z, Y, X)
+            "main": the prediction, float32. "spread" and "disagreement", standard deviations in its
+            unit, float32; "labels", uint8 or uint16: each if asked for. "heads/NAME": the other
+            heads, float32. NaN where nothing is predicted yet, in labels 0.
+
+        Raises
+        ------
+        EndedError
+            If the run ended before its first batch.
+        """
         return self.volumes[vol_id].outputs(self.channels)
 
     def files(self, vol_id: int = 0) -> dict[str, Volume]:
-        """Return the `outputs` of a volume as the numbers that are saved."""
+        """Return the `outputs` of a volume as the numbers that are saved.
+
+        Parameters
+        ----------
+        vol_id : int
+            Which volume.
+
+        Returns
+        -------
+        dict of str to array-like (C, Z, Y, X)
+            Of `output_dtype`, times `intensity_scale`, rounded and clipped; labels as they are.
+
+        Raises
+        ------
+        EndedError
+            If the run ended before its first batch.
+        """
         return self.volumes[vol_id].files(self.channels)
 
     def results(self) -> list[NDArray[np.float32]]:
-        """Return the prediction of each volume, (C, Z, Y, X); NaN where a partial run was not."""
+        """Return the prediction of each volume as it is now, all of it in memory.
+
+        Returns
+        -------
+        list of ndarray of float32, shape (C, Z, Y, X)
+            By vol_id. NaN where nothing is predicted.
+
+        Raises
+        ------
+        EndedError
+            If the run ended before its first batch.
+        """
         return [np.asarray(volume.outputs(self.channels)["main"]) for volume in self.volumes]
 
     def focus(self, box: Box | None, vol_id: int = 0) -> None:
-        """Run the patches that touch `box` next; None goes on layer after layer.
+        """Run the patches that touch a box next, nearest to its centre first.
 
         Parameters
         ----------
         box : Box or None
-            In voxels of the source, (Z, Y, X).
+            In voxels of the source, (Z, Y, X); None goes on layer after layer.
         vol_id : int
             Of which volume.
+
+        Raises
+        ------
+        TypeError
+            If it is no Box.
+        IndexError
+            If there is no such volume.
         """
         if box is not None and not isinstance(box, Box):
             raise TypeError(
@@ -248,7 +348,13 @@ class Run(Work):
         self._control.focus(box, vol_id)
 
     def preview(self, is_only: bool = True) -> None:
-        """Predict nothing but what `focus` says, and wait when that is done; or all of it again."""
+        """Predict nothing but what `focus` says, and wait when that is done; or all of it again.
+
+        Parameters
+        ----------
+        is_only : bool
+            Whether the rest is held back; False takes it back.
+        """
         self._control.preview(is_only)
 
     def pause(self) -> None:

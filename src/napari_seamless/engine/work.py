@@ -329,7 +329,18 @@ class Work:
         return {}
 
     def progress(self, vol_id: int) -> tuple[int, int]:
-        """Return the patches of one volume that are settled so far, and all of them."""
+        """Return how far one volume is.
+
+        Parameters
+        ----------
+        vol_id : int
+            Which volume.
+
+        Returns
+        -------
+        done, total : int
+            Patches that are settled so far, and all of them.
+        """
         return self.volumes[vol_id].progress
 
     @property
@@ -347,7 +358,18 @@ class Work:
         ]
 
     def metadata(self, vol_id: int = 0) -> dict[str, Any]:
-        """Return what a file or layer says of its volume; see `facts_of`."""
+        """Return what a file or layer says of a volume of the run.
+
+        Parameters
+        ----------
+        vol_id : int
+            Which volume.
+
+        Returns
+        -------
+        dict
+            JSON-like: status, done and total patches, settings, geometry, the network and versions.
+        """
         status = self._statuses.get(vol_id, "running" if self.status == "running" else self.status)
         return {**self.volumes[vol_id].facts(status, self._channels), **self._provenance}
 

@@ -60,6 +60,15 @@ class LoadedModel:
     def config(self, **settings: Any) -> InferenceConfig:
         """Return the settings that the checkpoint knows, overruled by those given.
 
+        Parameters
+        ----------
+        **settings
+            Settings of `InferenceConfig` by name.
+
+        Returns
+        -------
+        InferenceConfig
+
         Raises
         ------
         ConfigError
@@ -190,8 +199,16 @@ def inspect_checkpoint(
 
     Parameters
     ----------
-    path, architecture, arguments, trust, weights
-        As in `load_model`.
+    path : path
+        Any checkpoint that `load_model` takes.
+    architecture : str, optional
+        Network of a state dict, as in `load_model`.
+    arguments : mapping, optional
+        What its class is called with, as in `load_model`.
+    trust : bool
+        Run code in the file, as in `load_model`.
+    weights : str, optional
+        Which of several sets of weights; the first by default.
 
     Returns
     -------
