@@ -38,14 +38,28 @@ def parse(
 
     Ends the program with exit code 2 and a line on standard error if it is not understood.
     """
+    parser, commands = parsers()
+    for name, act in {
+        "predict": predict,
+        "inspect": inspect,
+        "evaluate": evaluate,
+        "demo": demo,
+    }.items():
+        commands[name].set_defaults(command=act)
+    return parser.parse_args(arguments)
+
+
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of the whole command line, and that of each command by its name."""
     parser = _Parser(PROGRAM, description="Blended sliding-window inference on image volumes.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_predict(commands).set_defaults(command=predict)
-    _add_inspect(commands).set_defaults(command=inspect)
-    _add_evaluate(commands).set_defaults(command=evaluate)
-    _add_demo(commands).set_defaults(command=demo)
-    return parser.parse_args(arguments)
+    return parser, {
+        "predict": _add_predict(commands),
+        "inspect": _add_inspect(commands),
+        "evaluate": _add_evaluate(commands),
+        "demo": _add_demo(commands),
+    }
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -80,14 +80,14 @@ def _span(span: Any) -> Any:
 LARGEST = 1 << 20
 """Voxels of a patch along one axis, and patches of a batch, at most: no memory holds as many."""
 
-Voxels = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=LARGEST)]
-Margin = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Voxels = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_whole)]
+Margin = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Offset = tuple[
     Annotated[int, BeforeValidator(_whole)],
     Annotated[int, BeforeValidator(_whole)],
     Annotated[int, BeforeValidator(_whole)],
 ]
-Channel = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Channel = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Vector = tuple[Channel | None, Channel | None, Channel | None]
 Span = tuple[Margin, Voxels]
 Region = Annotated[tuple[Span, Span, Span] | None, BeforeValidator(_spans)]
