@@ -55,8 +55,8 @@ class BlendedWriter(Callback):
         size, overlap, grid, halo, region, output scale) must be the dataset's. What it does not
         say about the input (padding, normalization) is taken from there.
     output : path, optional
-        As in `InferenceRun`: ".h5" or ".tif", with "{vol_id}" or "{name}" for several volumes.
-        Written when the epoch ends, a partial result marked so.
+        As in `InferenceRun`: ".zarr", ".h5" or ".tif", with "{vol_id}" or "{name}" for several
+        volumes. Written when the epoch ends, a partial result marked so.
     overwrite : bool
         Replace an output that exists.
 
