@@ -13,6 +13,7 @@ import imageio.v3 as imageio
 import napari
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from qtpy.QtCore import QPoint, QSettings, Qt
 from qtpy.QtTest import QTest
 
@@ -24,6 +25,9 @@ PLANE, LATER_PLANE = 16, 22
 SETTLE_MS = 400
 """Until everything is drawn."""
 SECTIONS = ("model", "input", "patches", "output", "debug")
+RECORDED, PER_FRAME, FRAME_MS = 18, 3, 300
+"""Frames of the recording, patches from one to the next, and how long each is shown."""
+RECORDED_WIDTH, RECORDED_COLOURS = 800, 64
 CLOSE_UP, CLOSE = 300, 0.144
 """Pixels of the picture of one overlay, which stands in a table, and the zoom that fills it."""
 
@@ -88,6 +92,14 @@ class Scene:
         QTest.qWait(SETTLE_MS)
         self.viewer.screenshot(str(IMAGES / name), canvas_only=False, flash=False)
 
+    def frame(self) -> Image.Image:
+        """Return a small picture of the window, with few colours and without dots between them."""
+        QTest.qWait(SETTLE_MS // 4)
+        picture = Image.fromarray(self.viewer.screenshot(canvas_only=False, flash=False)[..., :3])
+        height = round(picture.height * RECORDED_WIDTH / picture.width)
+        small = picture.resize((RECORDED_WIDTH, height), Image.Resampling.LANCZOS)
+        return small.quantize(RECORDED_COLOURS, dither=Image.Dither.NONE)
+
     def close_up(self) -> NDArray[np.uint8]:
         """Return a picture of the middle of the canvas, (CLOSE_UP, CLOSE_UP, 3)."""
         QTest.qWait(SETTLE_MS)
@@ -101,6 +113,7 @@ def main() -> None:
     """Go through a run, and take all pictures."""
     IMAGES.joinpath("overlays").mkdir(parents=True, exist_ok=True)
     scene = Scene()
+    recording(scene)
     scene.press("run_button")
     running(scene)
     states(scene)
@@ -110,8 +123,27 @@ def main() -> None:
     scene.viewer.close()
 
 
+def recording(scene: Scene) -> None:
+    """The moving picture that heads the README: a plane fills, the slider moves, another does."""
+    frames = [scene.frame()]
+    scene.press("run_button")
+    scene["show_grid"].value = True
+    for number in range(1, RECORDED):
+        scene.wait_for_patches(number * PER_FRAME)
+        if number == RECORDED // 2:
+            scene.viewer.dims.set_current_step(0, LATER_PLANE)
+        frames.append(scene.frame())
+    scene.press("cancel_button")
+    scene.wait_until(lambda: not scene.widget.controller.is_busy)
+    first, *others = frames
+    first.save(IMAGES / "live.gif", save_all=True, append_images=others, duration=FRAME_MS, loop=0)
+    scene.viewer.layers.remove(scene.viewer.layers[-1])
+    scene.viewer.dims.set_current_step(0, PLANE)
+    scene["show_grid"].value = False
+
+
 def running(scene: Scene) -> None:
-    """The first picture of the README: the watched plane is half done."""
+    """The watched plane is half done."""
     scene["show_grid"].value = True
     scene.wait_for_patches(22)
     scene.save("running.png")
