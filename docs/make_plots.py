@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/windows.md from the windows themselves.
+"""Draws the pictures of docs/explanation/windows.md from the windows themselves.
 
 For maintainers: matplotlib is not among the package's dependencies.
 

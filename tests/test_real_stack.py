@@ -57,7 +57,7 @@ def test_it_equals_a_plain_loop_everywhere(real_data, predicted, facts):
 
 
 def test_flips_do_not_lower_the_dice(real_data, facts):
-    """The whole stack gains as well (docs/settings.md); this is a corner of it, to save time."""
+    """A corner, to save time; docs/reference/settings.md has what the whole stack gains."""
     with h5py.File(real_data / "vnc_stack1.h5") as file:
         raw, truth = file["raw"][12:20, :512, :512], file["membranes"][12:20, :512, :512]
     model = ns.load_model(

@@ -1,7 +1,7 @@
 """The windows: how each voxel of a patch is weighted.
 
 A new window is one function from a patch size to a `Window`, named in `WINDOWS`; its keyword
-arguments are its settings. docs/windows.md shows them all.
+arguments are its settings. docs/explanation/windows.md shows them all.
 """
 
 import inspect
