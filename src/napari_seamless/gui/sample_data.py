@@ -1,4 +1,4 @@
-"""What `File > Open Sample > Seamless` offers."""
+"""What `File > Open Sample` offers."""
 
 from typing import Any
 
