@@ -146,8 +146,7 @@ def check(words: list[str]) -> None:
         case ["sudo", *rest]:
             check(rest)
         case ["xvfb-run", *options]:
-            first = next(i for i, word in enumerate(options) if "/" in word or word == "napari")
-            check(options[first:])
+            check([option for option in options if not option.startswith("-")])
         case ["pip", "install", *wanted]:
             check_packages(wanted)
         case ["tox", *options]:
@@ -159,7 +158,8 @@ def check(words: list[str]) -> None:
                 check=True,
                 capture_output=True,
             )
-        case ["napari", "-w", plugin, widget, *_]:
+        case ["napari", *options] if "-w" in options:
+            plugin, widget = options[options.index("-w") + 1 :][:2]
             assert plugin == MANIFEST["name"]
             assert widget in [each["display_name"] for each in MANIFEST["contributions"]["widgets"]]
         case ["python" | "python3", script, *_] if script != "-m":
@@ -187,18 +187,39 @@ def check_tox(options: list[str]) -> None:
         assert options[options.index("-e") + 1] in known
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        'pip install ".[demo,nothing]"',
+        ".venv/bin/pip install -c nothing.txt tox",
+        ".venv/bin/tox -e nothing",
+        ".venv/bin/python docs/nothing.py",
+        "xvfb-run -a -s '-screen 0 9x9x24' .venv/bin/python docs/nothing.py",
+        "sudo tools/nothing.sh /tmp/bare",
+        "napari -w napari-seamless Nothing",
+    ],
+)
+def test_what_is_not_there_is_found(line):
+    with pytest.raises(AssertionError):
+        check(shlex.split(line))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="the pages are for the shell of Unix")
 @every_page(run_blocks)
 def test_the_blocks_work(page, reader, tmp_path):
     folder = shutil.copytree(reader, tmp_path / "reader")
     blocks = [[each.language, each.text, each.line] for each in run_blocks(page)]
-    own = {name: str(tmp_path / "own") for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    own = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "OMP_NUM_THREADS": "1",  # threads that wait for each other take most of the time here
+    }
     ended = subprocess.run(
         [sys.executable, ROOT / "tests" / "run_blocks.py"],
         input=json.dumps([str(page), blocks]),
         cwd=folder,
-        env={**os.environ, **own, "PATH": path},
+        env={**os.environ, **own},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

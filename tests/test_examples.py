@@ -18,12 +18,16 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def run(tmp_path):
     """Run an example in a process of its own; returns what it prints."""
 
+    own = {
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),  # what the widget remembers of its user
+        "OMP_NUM_THREADS": "1",  # threads that wait for each other take most of the time here
+    }
+
     def run_example(name: str, *arguments: str) -> str:
         ended = subprocess.run(
             [sys.executable, str(EXAMPLES / name), *arguments],
             cwd=tmp_path,
-            # what the widget remembers of the user's last run would be put into its form
-            env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")},
+            env={**os.environ, **own},
             timeout=240,
             capture_output=True,
             text=True,
