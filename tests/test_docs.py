@@ -51,6 +51,9 @@ MANIFEST = yaml.safe_load((ROOT / "src/napari_seamless/napari.yaml").read_text(e
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
+for_unix = pytest.mark.skipif(sys.platform == "win32", reason="pages are for a shell of Unix")
+
+
 def every_page(having):
     """Return a mark that runs a test for each page that has something."""
     pages = [page for page in PAGES if any(having(page))]
@@ -204,18 +207,16 @@ def test_what_is_not_there_is_found(line):
         check(shlex.split(line))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the pages are for the shell of Unix")
-@every_page(run_blocks)
-def test_the_blocks_work(page, reader, tmp_path):
-    folder = shutil.copytree(reader, tmp_path / "reader")
+def run(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the blocks of a page in a folder; what they print comes back."""
     blocks = [[each.language, each.text, each.line] for each in run_blocks(page)]
     own = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "XDG_CACHE_HOME": str(folder.parent / "cache"),
+        "XDG_CONFIG_HOME": str(folder.parent / "config"),
         "OMP_NUM_THREADS": "1",  # threads that wait for each other take most of the time here
     }
-    ended = subprocess.run(
+    return subprocess.run(
         [sys.executable, ROOT / "tests" / "run_blocks.py"],
         input=json.dumps([str(page), blocks]),
         cwd=folder,
@@ -226,6 +227,13 @@ def test_the_blocks_work(page, reader, tmp_path):
         timeout=240,
         check=False,
     )
+
+
+@for_unix
+@every_page(run_blocks)
+def test_the_blocks_work(page, reader, tmp_path):
+    folder = shutil.copytree(reader, tmp_path / "reader")
+    ended = run(page, folder)
     assert ended.returncode == 0, ended.stdout
     for words in commands_not_run(page):
         if words[0] == "napari":
@@ -237,3 +245,27 @@ def assert_opens(words: list[str], folder: Path) -> None:
     for word in words[1:]:
         if Path(word).suffix:
             assert (folder / word).exists()
+
+
+@for_unix
+def test_blocks_see_what_came_before(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nword = 'seen'\n```\n1. in a list\n   ```bash\n   echo seen > file\n   ```\n"
+        "```python\nassert open('file').read().strip() == word\n```\n"
+    )
+    ended = run(page, tmp_path)
+    assert ended.returncode == 0, ended.stdout
+
+
+@for_unix
+@pytest.mark.parametrize(
+    "block", ["python\nlen(json)", "python\nif:", "bash\nfalse | true", "bash\ntrue $unset\ntrue"]
+)
+def test_a_block_that_fails_is_found(block, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"# Page\n\n```{block}\n```\n\n```bash\ntouch later\n```\n")
+    ended = run(page, tmp_path)
+    assert ended.returncode == 1
+    assert f"{page}:3" in ended.stdout
+    assert not (tmp_path / "later").exists()
