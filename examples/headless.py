@@ -3,8 +3,8 @@
     python examples/headless.py [FOLDER]
 
 The volume is generated and the checkpoint is the demo's, so this takes seconds. What it makes is in
-FOLDER, or in a new folder for temporary files. With your own, change `source`, `CHECKPOINT` and
-`CONFIG`.
+FOLDER, if that is given, or in a new folder for temporary files. With your own, change `source`,
+`CHECKPOINT` and `CONFIG`.
 """
 
 import sys
@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     source, output = f"{folder / 'volume.h5'}::raw", folder / "prediction.zarr"
 
     # A run that ends early. A killed process leaves the same: each finished chunk is recorded.
-    with ns.InferenceRun(source, CHECKPOINT, CONFIG, output) as run:
+    with ns.InferenceRun(source, CHECKPOINT, CONFIG, output, overwrite=True) as run:
         for event in run:
             if event.done >= event.total / 2:
                 run.cancel()

@@ -58,8 +58,18 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors_of(target, ROOT / "docs" in page.parents), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_are_named_are_there(page):
+    for token in inline_of(page):
+        if token.type == "code_inline":
+            for path in re.findall(
+                r"\b(?:benchmarks|docs|examples|tests|tools)/\S+\.\w+", token.content
+            ):
+                assert (ROOT / path).exists(), path
+
+
 def test_anchors_are_those_of_a_page_that_is_shown(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# `a_b` & C — d\n\n## Twice\n\n### Twice\n")
+    page.write_text("# `a_b` & C — d\n\n## Twice\n\n### Twice\n", encoding="utf-8")
     assert anchors_of(page, on_site=False) == {"a_b--c--d", "twice", "twice-1"}
     assert anchors_of(page, on_site=True) == {"a_b-c-d", "twice", "twice_1"}
