@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -32,6 +33,10 @@ def test_every_public_name_is_there_and_has_a_docstring():
     for name in ns.__all__:
         if name != "__version__":
             assert getattr(ns, name).__doc__, name
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert ns.__version__ == version("napari-seamless")
 
 
 def test_an_unknown_name_is_an_attribute_error():

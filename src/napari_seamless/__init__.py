@@ -1,7 +1,7 @@
 """Blended sliding-window inference, live in napari and the same without a screen.
 
 The public names are imported when they are first used, so that `import napari_seamless` loads
-neither torch, Qt nor napari.
+neither torch, Qt nor napari. The version is that of the installed package.
 """
 
 import importlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_seamless.models import load_model
     from napari_seamless.tuning import tune
 
-__version__ = "0.1.0"
+    __version__: str
 
 _HOMES = {
     "BlendedWriter": "lightning",
@@ -58,6 +58,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -67,3 +69,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("napari-seamless")
