@@ -645,8 +645,7 @@ def test_lazy_arrays_compute_what_is_looked_at(mode, arguments):
 @variants
 def test_a_separable_window_keeps_three_lines_and_a_dense_one_its_patch(mode, arguments):
     window = build_window((20, 30, 40), mode, arguments)
-    assert window.is_separable == (mode in SEPARABLE and not arguments.get("mu"))
-    if window.is_separable:
+    if mode in SEPARABLE and not arguments.get("mu"):
         assert vars(window).keys() == {"tapers", "floor"}
         assert [len(taper) for taper in window.tapers] == [20, 30, 40]
     else:

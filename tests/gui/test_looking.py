@@ -10,6 +10,7 @@ import networks
 from gui_fakes import CONFIG, staged
 from napari_seamless.engine.grid import Box
 from napari_seamless.gui.runs.request import Plan
+from napari_seamless.gui.runs.run_view import looked_at
 
 pytestmark = pytest.mark.usefixtures("qapp")  # the throttles need Qt's timers
 
@@ -185,24 +186,6 @@ def test_an_overlay_a_layer_or_a_setting_that_changes_leaves_the_run_alone(stage
     assert form.said[-1][0].startswith("Done: 80 patches.")
 
 
-def test_a_voxel_of_the_prediction_is_found_by_its_place_in_the_world(stage, volume):
-    controller, form, viewer, background = stage
-    pyramid = [np.repeat(np.repeat(volume, 2, 1), 2, 2), volume]
-    image = viewer.add_layer(
-        Image(pyramid, multiscale=True, name="pyramid", scale=(4, 1, 1), translate=(0, 5, 5))
-    )
-    form.ask_for(replace(form.request(), plan=Plan(image, CONFIG, level=1)))
-    controller.run()
-    background.deliver(2)
-    view = controller.current
-
-    assert view.voxel_at((8, 5, 5)) == (2, 0, 0)
-    assert view.voxel_at((9.9, 5 + 2 * 7 + 1, 5 + 2 * 39 + 1)) == (2, 7, 39)
-    assert view.voxel_at((8, 5 + 2 * 40 + 1, 5)) is None
-    assert view.voxel_at((8, 3, 5)) is None
-    assert view.vol_id_shown() == 0
-
-
 def test_the_time_point_on_the_screen_is_the_volume_that_is_looked_at(stage, volume, qtbot):
     controller, form, viewer, background = stage
     movie = np.stack([volume, 10 * volume, 100 * volume])[:, np.newaxis]
@@ -212,11 +195,11 @@ def test_the_time_point_on_the_screen_is_the_volume_that_is_looked_at(stage, vol
     viewer.dims.set_current_step(0, 2)
     controller.run()
     background.deliver(1)
-    assert controller.current.vol_id_shown() == 1
+    assert looked_at(viewer, controller.current.plan)[1] == 1
     viewer.dims.set_current_step(0, 0)
-    assert controller.current.vol_id_shown() == 0
+    assert looked_at(viewer, controller.current.plan)[1] == 0
     viewer.dims.set_current_step(0, 1)  # is not predicted
-    assert controller.current.vol_id_shown() == 0
+    assert looked_at(viewer, controller.current.plan)[1] == 0
 
 
 def test_a_preview_follows_the_time_point(stage, volume, qtbot):

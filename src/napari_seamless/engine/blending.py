@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +29,7 @@ Tapers = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 class Window(ABC):
-    """The blending weights of one patch: finite, and above zero everywhere.
-
-    Attributes
-    ----------
-    is_separable : bool
-        Whether the weights are an outer product of three 1-D tapers plus a constant.
-    """
-
-    is_separable: ClassVar[bool]
+    """The blending weights of one patch: finite, and above zero everywhere."""
 
     @property
     @abstractmethod
@@ -86,7 +77,6 @@ class SeparableWindow(Window):
         Constant added to the product.
     """
 
-    is_separable = True
     tapers: Tapers
     floor: float = 0.0
 
@@ -125,7 +115,6 @@ class DenseWindow(Window):
         One weight per voxel of the patch.
     """
 
-    is_separable = False
     weights: NDArray[np.float64]
 
     @property

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Labels
-from numpy.typing import ArrayLike
 
-from napari_seamless.engine.grid import Box, Triple
+from napari_seamless.engine.grid import Box
 from napari_seamless.gui.overlays import Overlays, Subject, running
 from napari_seamless.gui.runs.live_layer import METADATA_KEY, LiveLayer
 from napari_seamless.gui.runs.request import Plan
@@ -62,31 +61,6 @@ class RunView:
         self._times, self._length = plan.times, plan.length  # the layer's data may be replaced
         self.subject: Subject = running(plan, run)
         self.live: LiveLayer | None = None
-
-    def vol_id_shown(self) -> int:
-        """Return which volume of the run is on the screen: that of the time point, or the only one.
-
-        The first one if the time point that is shown is none of the run's.
-        """
-        time = shown_time(self._viewer, self.plan.image)
-        return self._times.index(time) if time in self._times else 0
-
-    def voxel_at(self, point: ArrayLike) -> Triple | None:
-        """Return the voxel (Z, Y, X) of the prediction at a point; None beside it.
-
-        Parameters
-        ----------
-        point : array-like of float
-            In the world, along all dimensions of the viewer, as `viewer.cursor.position` is.
-        """
-        layer, place = self.plan.image, self.subject.place
-        at = np.asarray(layer.world_to_data(np.asarray(point)))[-layer.ndim :]
-        axes = [place.axes.find(letter) for letter in "ZYX"]
-        inside = place.inside(np.array([at[axis] if axis >= 0 else 0.0 for axis in axes]))
-        z, y, x = (int(each) for each in np.floor(inside + 0.5))
-        shape = self.subject.grid.shape
-        is_inside = all(0 <= i < length for i, length in zip((z, y, x), shape, strict=True))
-        return (z, y, x) if is_inside else None
 
     def focus(self) -> None:
         """Tell the run what is looked at; it re-orders its patches before the next batch."""
