@@ -29,6 +29,19 @@ def test_importing_the_package_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_importing_the_package_loads_one_module_besides_pythons_own():
+    code = (
+        "import sys; before = set(sys.modules); import napari_seamless;"
+        "names = [name for name in set(sys.modules) - before];"
+        "print([n for n in names if n.split('.')[0] not in sys.stdlib_module_names], len(names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded, _, count = done.stdout.rpartition(" ")
+    assert loaded == "['napari_seamless']"
+    assert int(count) < 60
+
+
 def test_every_public_name_is_there_and_has_a_docstring():
     for name in ns.__all__:
         if name != "__version__":
