@@ -2,8 +2,9 @@
 
 python tools/check_install.py FOLDER CONSTRAINTS
 
-FOLDER holds one wheel. Each extra is resolved but not installed; the package itself is installed with
-what it needs, in an environment of its own inside FOLDER, imported there and asked for its version.
+FOLDER holds one wheel. Each extra is resolved but not installed; the package itself is installed
+with what it needs, in an environment of its own inside FOLDER, imported there and asked for its
+version.
 """
 
 import subprocess
