@@ -9,7 +9,8 @@ import networks
 from napari_seamless import tuning
 from napari_seamless.engine.errors import OutputError
 from napari_seamless.engine.tuned import Tuning
-from napari_seamless.gui.panel.sections import PROBLEM_COLOR, walk
+from napari_seamless.gui.panel.look import is_problem
+from napari_seamless.gui.panel.sections import walk
 
 FIRST_LOOK = ("image", "checkpoint", "patch_size", "overlap", "run_button", "preview", "status")
 
@@ -28,13 +29,13 @@ def ready(session, checkpoint_of):
 
 
 def is_marked(field) -> bool:
-    return PROBLEM_COLOR in field.native.styleSheet()
+    return is_problem(field.native)
 
 
 def marked_lines(widget) -> list[str]:
     """Return the lines of folds and sections that are marked."""
     panels = [each.panel for each in walk(widget) if hasattr(each, "panel")]
-    return [each.title for each in panels if PROBLEM_COLOR in each.toggleButton().styleSheet()]
+    return [each.title for each in panels if is_problem(each.toggleButton())]
 
 
 class TestRoom:

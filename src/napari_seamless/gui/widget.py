@@ -1,6 +1,7 @@
 """The form of the plugin; what it does is the controller's."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from napari_seamless.gui.panel.file_settings import FileSettings
 from napari_seamless.gui.panel.footer import Footer
 from napari_seamless.gui.panel.image_choice import ImageChoice
 from napari_seamless.gui.panel.lines import breakable
+from napari_seamless.gui.panel.look import Look
 from napari_seamless.gui.panel.marks import Marks, named_first
 from napari_seamless.gui.panel.profile import ProfilePicture, profile_or_none
+from napari_seamless.gui.panel.reach import describe, order_tabs
 from napari_seamless.gui.panel.resources_form import ResourcesForm, in_form_words
 from napari_seamless.gui.panel.run_controls import RunControls
 from napari_seamless.gui.panel.sections import align_labels, compact, label_width, scrolled, walk
@@ -89,6 +92,7 @@ class BlendedInference(Container):
             viewer=self._viewer,
         )
         self._footer.add_tool(self._presets.native)
+        self._order_tabs()
         self._connect()
         self._model.start()
         self._presets.recall()
@@ -137,6 +141,7 @@ class BlendedInference(Container):
     def offer(self, actions: Sequence[Action]) -> None:
         """Show a button for each action; without any, take them away."""
         self._footer.offer(actions)
+        self._order_tabs()
 
     def show_forecast(self, text: str) -> None:
         """Show what the run will take; "" hides it."""
@@ -222,8 +227,9 @@ class BlendedInference(Container):
         column.setContentsMargins(6, 4, 2, 4)
         self.native.setMinimumWidth(_WIDTH)
         compact(self)
+        self._look_of_theme = Look(self._viewer, self.native)
         self._label_width = label_width(self)
-        self._align_labels()
+        self._labels_changed()
         self._marks = Marks(self)
 
     def _fields_of_settings(self) -> dict[str, Any]:
@@ -238,9 +244,12 @@ class BlendedInference(Container):
         self._model.chosen.connect(self._settings.forget)
         self._model.settings_found.connect(self._settings.take)
         self._model.edited.connect(self._model_known)
-        self._settings.marked.connect(self._align_labels)
+        self._settings.marked.connect(self._labels_changed)
+        self._model["parameters"].made.connect(self._order_tabs)
+        self._controller.queue_changed.connect(self._order_tabs)
         self._images.changed.connect(self._validate)
         self._images.changed.connect(self._controls.plan_changed)
+        self.show_states.changed.connect(partial(setattr, self.legend, "visible"))
         self._controller.overlays.seams_scored.connect(self.say_seams)
         self.native.destroyed.connect(self._close)
         self.native_parent_changed.connect(self._close_if_removed)
@@ -294,11 +303,16 @@ class BlendedInference(Container):
             self._close()
 
     def _close(self) -> None:
+        self._look_of_theme.close()
         self._images.close()
         self._model.close()
         self._estimator.close()
         self._inspector.close()
         self._controller.close()
 
-    def _align_labels(self) -> None:
+    def _labels_changed(self) -> None:
         align_labels(self, self._label_width)
+        describe(self)
+
+    def _order_tabs(self) -> None:
+        order_tabs(self.native)

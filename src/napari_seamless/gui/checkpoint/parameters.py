@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit
 from magicgui.widgets.bases import ValueWidget
 from psygnal import Signal
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QScrollArea
 
 from napari_seamless.engine.errors import ConfigError
 from napari_seamless.engine.refusals import json_object
+from napari_seamless.gui.panel.reach import describe
 from napari_seamless.gui.panel.sections import Panel, align_labels, labels_of, tighten, widest_of
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not
@@ -29,6 +31,8 @@ class ParametersPanel(Container):
 
     edited = Signal(str)
     """The arguments as JSON, after the user changed a field."""
+    made = Signal()
+    """There are other fields."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, labels=False, label="", visible=False)
@@ -36,6 +40,7 @@ class ParametersPanel(Container):
         self._area = QScrollArea()
         self._area.setWidgetResizable(True)
         self._area.setFixedHeight(_HEIGHT)
+        self._area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # it follows what is reached inside
         self._panel.hold(self._area)
         tighten(self)
         self.native.layout().addWidget(self._panel)
@@ -51,12 +56,14 @@ class ParametersPanel(Container):
         self._fields = {each.name: _field(each) for each in parameters}
         form = Container(widgets=list(self._fields.values()), labels=True)
         align_labels(form, widest_of(labels_of(form)) + _ROOM)
+        describe(form)
         for field in self._fields.values():
             field.changed.connect(self._edited)
         self._form = form  # keeps the fields alive
         self._area.setWidget(form.native)
         self.fill(arguments)
         self.visible = bool(parameters)
+        self.made.emit()
 
     def fill(self, arguments: str) -> None:
         """Follow arguments typed as JSON; while they are no JSON, stay."""
@@ -84,7 +91,7 @@ class ParametersPanel(Container):
 
 
 def _field(parameter: "Parameter") -> Field:
-    name, tooltip = parameter.name, parameter.help or None
+    name, tooltip = parameter.name, parameter.help or f"Argument {parameter.name} of the network"
     if parameter.kind == "bool":
         return CheckBox(name=name, text=name, tooltip=tooltip)
     if parameter.kind == "choice":

@@ -20,6 +20,8 @@ class ReportPanel(Container):
         self.panel = Panel(TITLE)
         self._text = QPlainTextEdit()
         self._text.setReadOnly(True)
+        self._text.setAccessibleName(TITLE)
+        self._text.setToolTip("What was found in the checkpoint")
         self._text.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
         self._text.setFixedHeight(self._text.fontMetrics().lineSpacing() * _LINES_SHOWN)
         self._text.setTextInteractionFlags(

@@ -83,6 +83,7 @@ class Inspector:
         self.native.switched.connect(self._switched)
         self.native.picked.connect(self._pick)
         self.native.hidden.connect(self._hide)
+        self.native.middle_wanted.connect(self._middle_wanted)
 
     def watch(self, view: RunView | None) -> None:
         """Explain another run from now on, or none; all that is known of the last is forgotten."""
@@ -161,6 +162,10 @@ class Inspector:
             yield
         if is_click and self._is_on:
             self._clicked(Pointer.of(event))
+
+    def _middle_wanted(self) -> None:
+        """Do what a click in the middle of the picture does."""
+        self._clicked(Pointer.in_middle_of(self._viewer))
 
     def _clicked(self, pointer: Pointer) -> None:
         """Hold the voxel, or let go of it."""

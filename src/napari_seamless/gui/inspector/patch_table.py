@@ -100,6 +100,8 @@ class InspectorPanel(QWidget):
     """The inspector is switched on or off."""
     picked = QtSignal(int)
     """A patch is to be shown, by raster index."""
+    middle_wanted = QtSignal()
+    """The voxel in the middle of the picture is to be held, or let go of."""
     hidden = QtSignal()
     """No patch is to be shown any more."""
 
@@ -108,21 +110,28 @@ class InspectorPanel(QWidget):
         self.switch = QCheckBox("Inspect patches at the pointer")
         self.switch.setToolTip(
             "Point at a voxel: the table shows the patches that make it.\n"
-            "Click in the picture to hold the voxel, click again to let go."
+            "Click in the picture to hold the voxel, click again to let go.\n"
+            "Without a mouse: move the picture, and press Hold middle."
         )
         self.where, self.result, self.waiting = _lines(2), _lines(1), _lines(1)
         self.table = PatchTable(self)
         self.view = _view_of(self.table)
+        self.middle_button = QPushButton("Hold middle")
+        self.middle_button.setToolTip(
+            "Hold the voxel in the middle of the picture, as a click there does; again to let go"
+        )
         self.show_button = QPushButton("Show patch")
         self.show_button.setToolTip(
             "Add the patch's input, its prediction alone and its window as layers; "
-            "a double click on the row does so, too"
+            "a double click on the row, or Enter, does so, too"
         )
         self.hide_button = QPushButton("Hide patch")
         self.hide_button.setToolTip("Remove the layers of the patch")
+        self._buttons = (self.middle_button, self.show_button, self.hide_button)
         self._arrange()
         self.switch.toggled.connect(self._toggled)
-        self.view.doubleClicked.connect(self._pick)
+        self.view.activated.connect(self._pick)
+        self.middle_button.clicked.connect(self.middle_wanted)
         self.show_button.clicked.connect(self._pick)
         self.hide_button.clicked.connect(self.hidden)
         self._toggled(False)
@@ -160,8 +169,8 @@ class InspectorPanel(QWidget):
 
     def _arrange(self) -> None:
         buttons = QHBoxLayout()
-        buttons.addWidget(self.show_button)
-        buttons.addWidget(self.hide_button)
+        for button in self._buttons:
+            buttons.addWidget(button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         for part in (self.switch, self.where, self.view, self.result):
@@ -173,7 +182,7 @@ class InspectorPanel(QWidget):
         self.hide_button.setEnabled(False)
 
     def _toggled(self, is_on: bool) -> None:
-        for part in (self.where, self.view, self.result, self.show_button, self.hide_button):
+        for part in (self.where, self.view, self.result, *self._buttons):
             part.setVisible(is_on)
         self.switched.emit(is_on)
 
@@ -205,6 +214,9 @@ def _view_of(table: PatchTable) -> QTableView:
     view.setModel(table)
     view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
     view.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+    view.setTabKeyNavigation(False)  # Tab leaves it; arrow keys choose a row
+    view.setAccessibleName("Patches at the voxel")
+    view.setToolTip("The patches that make the voxel; arrow keys choose one")
     view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
     header, numbers = (QHeaderView(way) for way in (_ORIENTATION.Horizontal, _ORIENTATION.Vertical))
     view.setHorizontalHeader(header)

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from napari.components import ViewerModel
 from napari.layers import Image
 from numpy.typing import NDArray
 
 from napari_seamless.engine.grid import Triple
 from napari_seamless.gui.overlays import Subject
 from napari_seamless.gui.runs.live_layer import LiveLayer
+from napari_seamless.gui.space.view import camera_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,18 @@ class Pointer:
         """Return that of a mouse event, which is only true while it is handled."""
         direction = None if event.view_direction is None else tuple(event.view_direction)
         return cls(tuple(map(float, event.position)), direction, tuple(event.dims_displayed))
+
+    @classmethod
+    def in_middle_of(cls, viewer: ViewerModel) -> "Pointer":
+        """Return the middle of what a viewer shows."""
+        dims, camera = viewer.dims, camera_of(viewer)
+        displayed, position = list(dims.displayed), list(map(float, dims.point))
+        for axis, at in zip(displayed, camera.center[-len(displayed) :], strict=True):
+            position[axis] = float(at)
+        direction = camera.calculate_nd_view_direction(dims.ndim, displayed)
+        return cls(
+            tuple(position), None if direction is None else tuple(direction), tuple(displayed)
+        )
 
     def with_sliders(self, point: Sequence[float]) -> "Pointer":
         """Return the same place on the screen after sliders have moved to `point`."""

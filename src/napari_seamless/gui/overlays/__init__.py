@@ -1,5 +1,6 @@
 """Layers that explain a prediction: its weights, its patches, and how well these fit together."""
 
+from napari_seamless.gui.overlays.cell_layers import state_legend
 from napari_seamless.gui.overlays.lines import grid_lines
 from napari_seamless.gui.overlays.names import OVERLAY_KEY, SWITCHES, Switch
 from napari_seamless.gui.overlays.overlays import Overlays
@@ -17,4 +18,5 @@ __all__ = [
     "planned",
     "running",
     "seam_line",
+    "state_legend",
 ]

@@ -7,7 +7,7 @@ from magicgui.widgets import CheckBox, Container
 from qtpy.QtWidgets import QWidget
 
 from napari_seamless.gui.checkpoint.checkpoint_form import CheckpointForm
-from napari_seamless.gui.overlays import SWITCHES
+from napari_seamless.gui.overlays import SWITCHES, state_legend
 from napari_seamless.gui.panel.fields import (
     debug_fields,
     image_fields,
@@ -20,7 +20,7 @@ from napari_seamless.gui.panel.fields import (
 )
 from napari_seamless.gui.panel.lines import Lines
 from napari_seamless.gui.panel.resources_form import ResourcesForm
-from napari_seamless.gui.panel.sections import LARGER_FONT, Fold, Section, layout_of, row
+from napari_seamless.gui.panel.sections import LARGER_FONT, Fold, Section, labelled, layout_of, row
 from napari_seamless.gui.space.scope import scope_fields
 
 _BOXES_PER_LINE = 3
@@ -48,13 +48,15 @@ def sections(
     others = Lines("others", label="also", visible=False, tooltip=_OTHERS)
     scores = Lines("scores", is_rich=True, visible=False, tooltip="Of the newest prediction")
     seams = Lines("seam_score", visible=False, tooltip="Jumps at patch faces against those inside")
+    legend = Lines("legend", is_rich=True, visible=False, tooltip="The colours of States")
+    legend.value = state_legend()
     image, *more = image_fields(viewer)
-    tuning, finer = row(*tuning_fields()), _fold("patches_more", rarer_patch_fields())
+    tuning, finer = tuning_row(), _fold("patches_more", rarer_patch_fields())
     patches = [*patch_fields(), profile, tuning, finer]
     inputs = [image, _all_selected(), *scope_fields(viewer), *more]
     network = [*network_fields(), others, _fold("model_more", rarer_network_fields())]
     inputs.append(_fold("input_more", rarer_image_fields(viewer)))
-    debug = [*overlay_boxes(), row(seams), *debug_fields(viewer), scores, inspector]
+    debug = [*overlay_boxes(), row(legend), row(seams), *debug_fields(viewer), scores, inspector]
     return [
         Section("model_section", "Model", [*model.fields, *network]),
         Section("input_section", "Input", inputs),
@@ -62,6 +64,12 @@ def sections(
         Section("output_section", "Output", [*resources.fields, resources.more], is_open=False),
         Section("debug_section", "Debug", debug, is_open=False),
     ]
+
+
+def tuning_row() -> Container:
+    """Return what tunes the settings, beside its label."""
+    what, button = tuning_fields()
+    return labelled(row(what, button, label=what.label))
 
 
 def _fold(name: str, fields: list[Any]) -> Fold:

@@ -160,6 +160,7 @@ def tuning_fields() -> list[Any]:
     return [
         ComboBox(
             name="tune_patches",
+            label="tune with",
             choices=[("same patches", "same"), ("larger patches", "larger"), ("a halo", "halo")],
             tooltip="What tuning may do about voxels that are computed several times: nothing; "
             "larger patches that overlap by as many voxels; or no overlap, but the network's "

@@ -153,7 +153,8 @@ class QueueLines(QWidget):
         text.setElideMode(Qt.TextElideMode.ElideMiddle)  # names differ at their ends
         text.setToolTip(name)
         drop.setText("✕")
-        drop.setToolTip("Do not run this")
+        drop.setToolTip(f"Do not run {name}")
+        drop.setAccessibleName(drop.toolTip())
         drop.setAutoRaise(True)
         drop.clicked.connect(lambda: self.dropped.emit(index))
         layout = QHBoxLayout(line)
@@ -170,6 +171,8 @@ class Details(QWidget):
         super().__init__()
         self._text = QPlainTextEdit()
         self._text.setReadOnly(True)
+        self._text.setAccessibleName("Details")
+        self._text.setToolTip("All that is known of the run or its problem")
         self._text.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
         self._text.setFixedHeight(self._text.fontMetrics().lineSpacing() * _DETAIL_LINES)
         self.copy_button = QPushButton("Copy")
@@ -220,6 +223,7 @@ class Offers(QWidget):
     @staticmethod
     def _button(text: str, act: Callable[[], None]) -> QPushButton:
         button = QPushButton(text)
+        button.setToolTip("Change the settings so, and run again")
         button.clicked.connect(lambda: act())
         return button
 

@@ -7,7 +7,7 @@ from magicgui.widgets import Label
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QSizePolicy
 
-from napari_seamless.gui.panel.sections import PROBLEM_COLOR
+from napari_seamless.gui.panel.look import show_problem
 
 _PADDING = 10
 """Pixels over and under a text in napari's style."""
@@ -54,7 +54,7 @@ class Lines(Label):
 
     def paint(self, is_problem: bool) -> None:
         """Show it as a problem, or not."""
-        self.native.setStyleSheet(f"color: {PROBLEM_COLOR};" if is_problem else "")
+        show_problem(self.native, is_problem)
 
 
 def breakable(text: str) -> str:

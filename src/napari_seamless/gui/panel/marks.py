@@ -5,12 +5,8 @@ from typing import Any
 
 from magicgui.widgets import Container
 
-from napari_seamless.gui.panel.sections import PROBLEM_COLOR, Fold, walk
-
-_STYLE = (
-    "QLineEdit, QAbstractSpinBox, QComboBox, QCheckBox "
-    f"{{ border: 1px solid {PROBLEM_COLOR}; border-radius: 2px; }}"
-)
+from napari_seamless.gui.panel.look import show_problem
+from napari_seamless.gui.panel.sections import Fold, walk
 
 
 class Marks:
@@ -32,7 +28,7 @@ class Marks:
             return
         for field in walk(self._form):
             if field.name in (name, self._name) and field.name:
-                field.native.setStyleSheet(_STYLE if field.name == name else "")
+                show_problem(field.native, field.name == name)
             elif isinstance(field, Fold):
                 field.panel.mark(
                     bool(name) and any(inner.name == name for inner in walk(field.parts))

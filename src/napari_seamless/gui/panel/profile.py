@@ -19,7 +19,8 @@ SHOWN = 3
 """So many neighbouring patches are drawn."""
 _HEIGHT = 84
 _TEXT_HEIGHT = 17
-_COLOURS = ("#5c9ee8", "#e8a85c", "#6cc08b")
+_COLOURS = ("#3a7fc8", "#c2631c", "#0f8a5f")
+"""Of patches, which stand side by side; to be seen on dark and on light."""
 
 Curve = NDArray[np.float64]
 

@@ -20,16 +20,11 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-PROBLEM_COLOR = "#ea5a50"
-"""A red that can be read on dark and on light."""
+from napari_seamless.gui.panel.look import show_fold, show_problem
+
 SPACING = 3
 """Pixels between fields."""
 _NUMBERS = "min-width: 30px; padding: 1px 4px;"
-_PLAIN = "text-align: left; border: none; background: transparent; padding: 2px;"
-_BOLD = (
-    "text-align: left; border: none; background: rgba(128, 128, 128, 55); padding: 4px; "
-    "font-weight: bold;"
-)
 _ENDLESS = 16_777_215
 """Qt's largest height: no limit."""
 LARGER_FONT = 1.15
@@ -45,14 +40,17 @@ class Panel(QCollapsible):
         The line.
     is_open : bool
         Whether it is open at first.
-    style : str
-        How the line looks, as in a style sheet.
+    is_section : bool
+        Whether the line looks like that of a section.
     """
 
-    def __init__(self, title: str, is_open: bool = False, style: str = _PLAIN) -> None:
+    def __init__(self, title: str, is_open: bool = False, is_section: bool = False) -> None:
         super().__init__(title, expandedIcon=QIcon(), collapsedIcon=QIcon())
-        self._title, self._style = title, style
-        self.mark(False)
+        self._title, self._is_marked = title, False
+        button = self.toggleButton()
+        button.setStyleSheet("")  # of superqt; the form has its own
+        button.setToolTip("Show or hide what is under this line (Space)")
+        show_fold(button, is_section)
         self.setDuration(0)
         for widget in (self, self.content()):
             tighten_layout(widget)
@@ -69,12 +67,15 @@ class Panel(QCollapsible):
     @title.setter
     def title(self, text: str) -> None:
         self._title = text
-        self.setText(f"{'▾' if self.isExpanded() else '▸'} {text}")
+        said = f"{text} (problem)" if self._is_marked else text
+        self.setText(f"{'▾' if self.isExpanded() else '▸'} {said}")
+        self.toggleButton().setAccessibleName(said)  # whether it is open, Qt says
 
     def mark(self, is_marked: bool) -> None:
-        """Colour the line, so that a problem under it can be found."""
-        colour = f" color: {PROBLEM_COLOR};" if is_marked else ""
-        self.toggleButton().setStyleSheet(f"{self._style}{colour}")
+        """Say in the line, and by its colour, that there is a problem under it."""
+        self._is_marked = is_marked
+        self.title = self._title
+        show_problem(self.toggleButton(), is_marked)
 
     def hold(self, widget: QWidget) -> None:
         """Put a widget under the line; unlike with `addWidget`, it may grow."""
@@ -106,12 +107,12 @@ class Fold(Container):
         title: str,
         parts: list[Any],
         is_open: bool = False,
-        style: str = _PLAIN,
+        is_section: bool = False,
     ) -> None:
         super().__init__(name=name, labels=False, label="")
         self.parts = [part for part in parts if isinstance(part, Widget)]
         self._blocks: list[Container[Any]] = []
-        self.panel = Panel(title, is_open, style)
+        self.panel = Panel(title, is_open, is_section)
         for is_labelled, group in groupby(parts, key=_is_labelled):
             for block in [self._labelled(list(group))] if is_labelled else group:
                 self.panel.hold(block.native if isinstance(block, Widget) else block)
@@ -132,7 +133,7 @@ class Section(Fold):
     """A part of the form."""
 
     def __init__(self, name: str, title: str, parts: list[Any], is_open: bool = True) -> None:
-        super().__init__(name, title, parts, is_open, _BOLD)
+        super().__init__(name, title, parts, is_open, is_section=True)
         layout_of(self.panel.content()).setContentsMargins(6, 2, 0, 6)
 
 
@@ -156,6 +157,7 @@ def scrolled(widgets: Iterable[QWidget]) -> QScrollArea:
     column.addStretch()
     area = QScrollArea()
     area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # it follows what is reached inside
     area.setWidgetResizable(True)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
@@ -163,11 +165,18 @@ def scrolled(widgets: Iterable[QWidget]) -> QScrollArea:
     return area
 
 
-def row(*widgets: Widget, name: str = "") -> Container:
+def row(*widgets: Widget, name: str = "", label: str = "") -> Container:
     """Return widgets side by side."""
     container: Container[Any] = Container(
-        widgets=widgets, layout="horizontal", labels=False, label="", name=name
+        widgets=widgets, layout="horizontal", labels=False, label=label, name=name
     )
+    tighten(container)
+    return container
+
+
+def labelled(line: Container) -> Container:
+    """Return a row beside its label."""
+    container: Container[Any] = Container(widgets=[line], labels=True, label="")
     tighten(container)
     return container
 
