@@ -9,11 +9,21 @@ import torch
 from qtpy.QtCore import QSettings, QThreadPool
 
 import networks
+from gui_leaks import watched
 from napari_seamless.gui.runs import estimate
 
 
 @pytest.fixture(autouse=True)
-def _fresh_networks():
+def _nothing_left(request):
+    """Let a test fail that leaves windows, timers or threads; of one that failed do not ask."""
+    failed_before = request.session.testsfailed
+    with watched() as left:
+        yield
+        assert request.session.testsfailed > failed_before or not left()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_networks(_nothing_left):
     networks.reset()
     yield
     networks.let_through(10_000)

@@ -143,12 +143,9 @@ def test_all_that_one_can_act_on_has_a_name_and_a_tooltip(full):
 def test_each_label_is_tied_to_its_field(full):
     labels = labels_of(full.widget)
     assert {"patch size", "tune with", "checkpoint"} <= {label.text() for label in labels}
-    assert {label.text() for label in labels if label.buddy() is None} <= {
-        "also",
-        "channels",
-        "scores",
-    }
-    for label in (label for label in labels if label.buddy() is not None):
+    for label in labels:
+        if label.text() in ("also", "channels", "scores"):  # beside text
+            continue
         assert spoken(label.buddy()).startswith(label.text())
         assert label.toolTip() == label.buddy().toolTip()
 
