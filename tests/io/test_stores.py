@@ -381,10 +381,13 @@ class TestMetadata:
         assert (json.loads(said) if isinstance(said, str) else said) == versions()
 
     def test_versions(self):
-        assert versions() == {
+        found = versions()
+        torch_found = found.pop("torch").partition("+")[0]  # which build may be left out
+
+        assert torch_found == torch.__version__.partition("+")[0]
+        assert found == {
             "napari-seamless": napari_seamless.__version__,
             "numpy": np.__version__,
-            "torch": torch.__version__,
             "python": platform.python_version(),
         }
 

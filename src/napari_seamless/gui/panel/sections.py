@@ -5,8 +5,8 @@ from itertools import groupby
 from typing import Any
 
 from magicgui.widgets import ComboBox, Container, FileEdit, TupleEdit, Widget
-from qtpy.QtCore import Qt
-from qtpy.QtGui import QIcon
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QBoxLayout,
@@ -31,6 +31,13 @@ LARGER_FONT = 1.15
 """napari's style has a larger font than Qt measures before a widget is shown."""
 
 
+def _blank_icon() -> QIcon:
+    """Return an icon without a mark; PySide6 holds an empty one for none."""
+    pixmap = QPixmap(1, 1)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    return QIcon(pixmap)
+
+
 class Panel(QCollapsible):
     """What folds under a line; what is folded away cannot be reached with the keyboard either.
 
@@ -45,9 +52,11 @@ class Panel(QCollapsible):
     """
 
     def __init__(self, title: str, is_open: bool = False, is_section: bool = False) -> None:
-        super().__init__(title, expandedIcon=QIcon(), collapsedIcon=QIcon())
+        blank = _blank_icon()
+        super().__init__(title, expandedIcon=blank, collapsedIcon=blank)
         self._title, self._is_marked = title, False
         button = self.toggleButton()
+        button.setIconSize(QSize(1, 1))
         button.setStyleSheet("")  # of superqt; the form has its own
         button.setToolTip("Show or hide what is under this line (Space)")
         show_fold(button, is_section)
