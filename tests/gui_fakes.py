@@ -115,6 +115,11 @@ class Background:
         for message in messages:
             receive(message)
 
+    def close(self) -> None:
+        """End the streams where they are, and with them their runs' threads."""
+        for messages, _ in self.streams:
+            messages.close()
+
 
 class Stage(NamedTuple):
     controller: Controller
@@ -147,3 +152,4 @@ def staged(checkpoint_of: Callable[[type], Path], volume: np.ndarray) -> Iterato
     )
     yield Stage(controller, form, viewer, background)
     controller.close()
+    background.close()

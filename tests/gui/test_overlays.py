@@ -71,7 +71,9 @@ class Stage:
 
 @pytest.fixture
 def stage(volume):
-    return Stage(volume, scale=(4, 2, 1))
+    stage = Stage(volume, scale=(4, 2, 1))
+    yield stage
+    stage.overlays.close()
 
 
 def test_before_a_run_its_end_is_shown_and_all_patches_wait(stage, volume):
