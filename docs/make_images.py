@@ -137,9 +137,9 @@ def recording(scene: Scene) -> None:
     scene.wait_until(lambda: not scene.widget.controller.is_busy)
     first, *others = frames
     first.save(IMAGES / "live.gif", save_all=True, append_images=others, duration=FRAME_MS, loop=0)
-    scene.viewer.layers.remove(scene.viewer.layers[-1])
-    scene.viewer.dims.set_current_step(0, PLANE)
     scene["show_grid"].value = False
+    scene.viewer.layers.remove("EM-like volume prediction")
+    scene.viewer.dims.set_current_step(0, PLANE)
 
 
 def running(scene: Scene) -> None:
