@@ -19,7 +19,7 @@ ROWS = {
         r"^\| (.*?)\| `(\w+)` \| (.*?)\| \S.*\|$", TEXT, re.MULTILINE
     )
 }
-WITHOUT_LABEL = {"tune_patches", "seam_score", "scores"}
+WITHOUT_LABEL = {"seam_score", "scores"}
 
 
 @pytest.fixture
