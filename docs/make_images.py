@@ -27,7 +27,7 @@ SETTLE_MS = 400
 SECTIONS = ("model", "input", "patches", "output", "debug")
 RECORDED, PER_FRAME, FRAME_MS = 18, 3, 300
 """Frames of the recording, patches from one to the next, and how long each is shown."""
-RECORDED_WIDTH, RECORDED_COLOURS = 800, 64
+RECORDED_WIDTH, RECORDED_COLOURS = 640, 64
 CLOSE_UP, CLOSE = 300, 0.144
 """Pixels of the picture of one overlay, which stands in a table, and the zoom that fills it."""
 
