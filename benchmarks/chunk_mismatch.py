@@ -23,7 +23,7 @@ import zarr
 from numpy.typing import NDArray
 
 import napari_seamless as ns
-from napari_seamless.engine.grid import Triple
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.run import Run
 from napari_seamless.io.sources import open_source
 from napari_seamless.io.stores.zarr_store import ZarrOutput

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 import zarr
 
-from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.box import Box, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.io.sources import open_source
 
 PATCH: Triple = (16, 64, 96)

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seamless.engine.blocks import BlockGrid
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.geometry import Geometry
-from napari_seamless.engine.grid import PatchGrid, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.needs import front_of, open_sums
 from napari_seamless.engine.readable import readable_bytes, readable_time
 from napari_seamless.engine.sums import SUM_BYTES

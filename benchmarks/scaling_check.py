@@ -34,7 +34,8 @@ import napari_seamless as ns
 from napari_seamless.cluster import ClusterRun, local_cluster
 from napari_seamless.engine import accumulator
 from napari_seamless.engine.blocks import BlockGrid
-from napari_seamless.engine.grid import PatchGrid, Triple
+from napari_seamless.engine.box import Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.needs import front_of
 from napari_seamless.engine.sums import OpenSums
 from napari_seamless.inference import InferenceRun

@@ -24,7 +24,8 @@ import napari_seamless as ns
 from napari_seamless.demo.network import DemoUNet
 from napari_seamless.demo.volume import demo_volume
 from napari_seamless.engine.accumulator import BlendAccumulator
-from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.box import Box, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.windows import build_window
 from napari_seamless.io.export import write_arrays
 from napari_seamless.io.sources import open_source

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import napari_seamless as ns
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 
 SIZE = 192
 PATCH_SIZE = (8, 64, 64)

@@ -36,6 +36,7 @@ from cluster_networks import (
 from napari_seamless.cluster import ClusterRun, connect, connection, local_cluster
 from napari_seamless.cluster.connection import check_workers, quiet
 from napari_seamless.cluster.travel import Network, Reopened
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
@@ -44,7 +45,6 @@ from napari_seamless.engine.errors import (
     PredictionError,
     SourceError,
 )
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.inference import InferenceRun
 from napari_seamless.io.sources import open_source

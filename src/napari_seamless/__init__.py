@@ -9,31 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_seamless.dataset import InferenceVolumeDataset
+    from napari_seamless.engine.box import Box
     from napari_seamless.engine.config import InferenceConfig
-    from napari_seamless.engine.grid import Box, PatchGrid
-    from napari_seamless.engine.windows import (
+    from napari_seamless.engine.grid import PatchGrid
+    from napari_seamless.engine.matrices import (
         blend_bump,
         blend_gaussian,
         build_blending_matrix,
     )
-    from napari_seamless.inference import InferenceRun, Prediction, predict
+    from napari_seamless.inference import InferenceRun, predict
     from napari_seamless.lightning import BlendedWriter
     from napari_seamless.models import load_model
+    from napari_seamless.prediction import Prediction
     from napari_seamless.tuning import tune
 
     __version__: str
 
 _HOMES = {
     "BlendedWriter": "lightning",
-    "Box": "engine.grid",
+    "Box": "engine.box",
     "InferenceConfig": "engine.config",
     "InferenceRun": "inference",
     "InferenceVolumeDataset": "dataset",
     "PatchGrid": "engine.grid",
-    "Prediction": "inference",
-    "blend_bump": "engine.windows",
-    "blend_gaussian": "engine.windows",
-    "build_blending_matrix": "engine.windows",
+    "Prediction": "prediction",
+    "blend_bump": "engine.matrices",
+    "blend_gaussian": "engine.matrices",
+    "build_blending_matrix": "engine.matrices",
     "load_model": "models",
     "predict": "inference",
     "tune": "tuning",

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, SourceError
-from napari_seamless.engine.grid import Overlap, Triple
+from napari_seamless.engine.grid import Overlap
 from napari_seamless.engine.normalization import normalizer_of
 from napari_seamless.engine.plan import InferencePlan
 from napari_seamless.engine.source import Source, read_patch, spatial_shape

@@ -11,8 +11,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.source import ArraySource, Source, part_of, spatial_shape
 from napari_seamless.engine.values import scale_of

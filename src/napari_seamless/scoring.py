@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import RunFailedError, SeamlessError, SourceError, one_line
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.readable import readable_bytes
 from napari_seamless.engine.source import Source, part_of, read_patch, spatial_shape

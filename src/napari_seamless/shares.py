@@ -9,6 +9,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from napari_seamless.dataset import InferenceVolumeDataset
+from napari_seamless.engine.box import Triple, scaled_up
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ModelError,
@@ -17,7 +18,6 @@ from napari_seamless.engine.errors import (
     SeamlessError,
     one_line,
 )
-from napari_seamless.engine.grid import Triple, scaled_up
 from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finisher
 from napari_seamless.engine.pipeline import NOT_FINITE
 from napari_seamless.engine.results import Volume, as_saved, facts_of, outputs_of, part_of
@@ -83,7 +83,7 @@ class Share:
         """Add up what all processes have in the first one; every process must call this."""
         mine = (
             self.channels,
-            [accumulator.patches_done for accumulator in self._accumulators],
+            [accumulator.states.done for accumulator in self._accumulators],
             sorted(self._aside),
         )
         everyone: list[Any] = [None] * self.world_size

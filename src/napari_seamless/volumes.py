@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import Source
 from napari_seamless.engine.store import Store
 from napari_seamless.io.apart import check_apart

@@ -19,11 +19,12 @@ from scipy import ndimage, signal
 from torch import nn
 
 from napari_seamless.engine.accumulator import BlendAccumulator
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import OutputError
 from napari_seamless.engine.events import Event
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.pipeline import Batch
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource

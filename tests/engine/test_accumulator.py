@@ -26,7 +26,7 @@ from engine.helpers import (
     seeds,
 )
 from napari_seamless.engine.accumulator import PIECE_VOXELS, BlendAccumulator
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.shared_accumulator import SharedAccumulator
 from napari_seamless.engine.windows import build_window
 
@@ -409,7 +409,7 @@ def merge(target: SharedAccumulator, others: list[SharedAccumulator], channels: 
     for chunk in range(len(target.chunks)):
         for other in others:
             target.sums(chunk, channels).add_(other.sums(chunk, channels))
-    target.adopt(np.logical_or.reduce([other.patches_done for other in others]))
+    target.adopt(np.logical_or.reduce([other.states.done for other in others]))
 
 
 @pytest.mark.parametrize("finish", [None, shares])
@@ -455,7 +455,7 @@ def test_a_share_of_all_patches_has_a_result_before_it_is_adopted_into():
         share = filled(share_of(finish), range(len(predictions)), predictions)
         single = filled(share_of(finish, is_open=False), range(len(predictions)), predictions)
         np.testing.assert_allclose(share.result(), single.result(), rtol=MERGED, atol=0)
-        share.adopt(share.patches_done)
+        share.adopt(share.states.done)
         np.testing.assert_allclose(share.result(), single.result(), rtol=MERGED, atol=0)
 
 
@@ -481,5 +481,5 @@ def test_sums_of_a_finished_chunk_are_refused_and_the_chunk_stays():
     before = accumulator.result().copy()
     with pytest.raises(ValueError, match="chunk 0 is finished"):
         accumulator.sums(0, 1)
-    accumulator.adopt(accumulator.patches_done)
+    accumulator.adopt(accumulator.states.done)
     np.testing.assert_array_equal(accumulator.result(), before)

@@ -26,16 +26,11 @@ from napari_seamless.engine.blending import (
     weight_sum,
     weights_array,
 )
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import ConfigError
-from napari_seamless.engine.grid import Box, PatchGrid
-from napari_seamless.engine.windows import (
-    WINDOWS,
-    blend_bump,
-    blend_gaussian,
-    build_blending_matrix,
-    build_window,
-    defaults_of,
-)
+from napari_seamless.engine.grid import PatchGrid
+from napari_seamless.engine.matrices import blend_bump, blend_gaussian, build_blending_matrix
+from napari_seamless.engine.windows import WINDOWS, build_window, defaults_of
 
 SIZES = [
     (8, 16, 16),

@@ -16,8 +16,9 @@ from napari_seamless.engine.blocks import (
     BlockGrid,
     within,
 )
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.chunks import ChunkGrid
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 
 AXIS = st.tuples(
     st.integers(1, 60),

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.helpers import Layout, boxes, layouts, properties
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.chunks import ChunkGrid
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 
 
 def owners(chunks: ChunkGrid) -> np.ndarray:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from napari_seamless.engine.blending import weight_sum
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.contributions import contributions
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.states import PatchState
 from napari_seamless.engine.windows import build_window
 

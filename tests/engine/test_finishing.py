@@ -24,8 +24,8 @@ from engine.helpers import (
     seeds,
 )
 from napari_seamless.engine.accumulator import BlendAccumulator
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.chunks import ChunkGrid
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.windows import build_window
 
 CHANNELS = slice(0, 2)
@@ -231,7 +231,7 @@ def test_skipped_and_failed_patches_leave_the_fill_value_and_nan(
         np.testing.assert_allclose(live[:, seen], reference.blended[:, seen], rtol=1e-6)
         others = live[:, ~lost & (reference.counts == 0)]
         assert (np.isnan(others) | (others == -2.5)).all()  # not known yet, or finished
-    assert accumulator.failed == chosen["f"]
+    assert np.flatnonzero(accumulator.states.failed).tolist() == chosen["f"]
     assert (accumulator.done, accumulator.is_complete) == (len(layout.grid), True)
     expected = np.where(reference.counts > 0, reference.blended, -2.5)
     expected[:, reached(layout, chosen["f"])] = np.nan

@@ -8,8 +8,8 @@ import torch
 
 from engine.helpers import PATIENCE
 from napari_seamless import InferenceConfig
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import ConfigError, PredictionError, SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
 

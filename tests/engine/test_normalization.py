@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from engine.helpers import RecordingSource, properties, seeds
 from napari_seamless.engine import normalization
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import ConfigError, SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.normalization import Normalizer, normalizer_of
 from napari_seamless.engine.source import ArraySource
 

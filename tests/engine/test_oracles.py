@@ -22,9 +22,9 @@ from engine.helpers import (
     positions_by_rule,
     positive_volume,
 )
+from napari_seamless.engine.matrices import build_blending_matrix
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
-from napari_seamless.engine.windows import build_blending_matrix
 
 
 def predicted(volume: np.ndarray, network: nn.Module, patch_size, **settings) -> np.ndarray:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from engine.helpers import PATIENCE, boxes, layouts, properties
 from napari_seamless.engine import pipeline
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.control import Control, Focus
 from napari_seamless.engine.errors import PredictionError, SourceError
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.pipeline import Batch, batches, load, predicted
 from napari_seamless.engine.schedule import Schedule
 

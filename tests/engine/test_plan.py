@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from engine.helpers import config_of
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.plan import InferencePlan, resolve_device
 from napari_seamless.engine.source import ArraySource
 

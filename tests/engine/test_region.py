@@ -23,8 +23,8 @@ from engine.helpers import (
     positions_by_rule,
     positive_volume,
 )
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import ConfigError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
 

@@ -33,6 +33,7 @@ from engine.helpers import (
 )
 from napari_seamless.engine import pipeline, work
 from napari_seamless.engine.accumulator import BlendAccumulator
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
@@ -45,7 +46,6 @@ from napari_seamless.engine.errors import (
     UnusableInputError,
     WriteError,
 )
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.run import Run
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.engine.store import ArraySpec

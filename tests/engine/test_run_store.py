@@ -26,8 +26,8 @@ from engine.helpers import (
     properties,
     seeds,
 )
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import OutputError, PredictionError, SourceError, WriteError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.engine.store import ArraySpec
 

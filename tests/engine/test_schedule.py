@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.helpers import as_they_run, boxes, layouts, properties
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.box import Box
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.schedule import Schedule
 
 GRID = PatchGrid.regular((8, 8, 8), (4, 4, 4), 0.5)  # 27 patches, starts 0, 2, 4

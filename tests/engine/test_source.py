@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.helpers import layouts, properties, seeds
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import SourceError
 from napari_seamless.engine.geometry import Geometry
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import ArraySource, part_of, read_patch, spatial_shape
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.box import Box
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.states import PatchState, PatchStates
 
 GRID = PatchGrid.regular((8, 16, 8), (4, 8, 8), 0.5)  # 3 x 3 x 1 patches

@@ -10,7 +10,7 @@ import napari
 from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtGui import QOpenGLContext
 
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.gui.runs.live_layer import LiveLayer
 from napari_seamless.gui.space.geometry import Place

@@ -8,7 +8,7 @@ from napari.layers import Image
 
 import networks
 from gui_fakes import CONFIG, staged
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.gui.runs.request import Plan
 from napari_seamless.gui.runs.run_view import looked_at
 

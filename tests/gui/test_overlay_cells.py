@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from napari_seamless.engine.blending import weight_sum
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.volume_plan import window_of
 from napari_seamless.gui.overlays import grid_lines

@@ -10,8 +10,8 @@ from napari.layers import Image, Labels
 import napari_seamless as ns
 import networks
 from napari_seamless.engine.blending import weight_sum
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.seams import seam_score
 from napari_seamless.gui.overlays import (

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QFileDialog
 
 import napari_seamless as ns
 from napari_seamless.demo import CHECKPOINT, PATCH_SIZE
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.states import PatchState
 from napari_seamless.gui.overlays import SWITCHES
 from napari_seamless.gui.overlays.subject import CellState

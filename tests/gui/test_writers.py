@@ -10,8 +10,8 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from npe2 import PluginManager
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import WriteError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.gui import writers
 from napari_seamless.io.sources import open_series, open_source

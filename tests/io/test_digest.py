@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import zarr
 
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.io import digest
 from napari_seamless.io.digest import digest_of

@@ -10,8 +10,8 @@ import pytest
 import tifffile
 import zarr
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import ArraySource, read_patch
 from napari_seamless.io.sources import open_source, open_sources
 

@@ -12,9 +12,10 @@ import pytest
 import tensorstore as ts
 import zarr
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import SourceError
 from napari_seamless.engine.geometry import Geometry
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.source import read_patch
 from napari_seamless.io.sources import open_series, open_source
 from stored_volumes import CHANNELS, VOLUME, write_n5, write_ome, write_precomputed

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.io.sources import open_source
 
 VOLUME = np.arange(12 * 9 * 10, dtype=np.uint16).reshape(12, 9, 10)

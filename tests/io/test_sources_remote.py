@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import zarr
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.io.sources import open_source
 
 VOLUME = np.arange(4 * 8 * 8, dtype=np.uint16).reshape(4, 8, 8)

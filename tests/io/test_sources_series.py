@@ -9,8 +9,8 @@ import pytest
 import tifffile
 import zarr
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.io.sources import level_of, open_series, open_source, open_sources
 

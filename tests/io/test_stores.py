@@ -13,9 +13,9 @@ import tifffile
 import torch
 
 import napari_seamless
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.errors import OutputError, WriteError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.store import ArraySpec
 from napari_seamless.io.sources import open_source
 from napari_seamless.io.stores import (

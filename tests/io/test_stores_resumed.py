@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import OutputError, WriteError
-from napari_seamless.engine.grid import Box
 from napari_seamless.io.stores import open_store
 from store_runs import COMPLETE, IDENTITY, PARTIAL, begin, part_of, put, specs_of, write_chunks
 

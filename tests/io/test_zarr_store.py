@@ -11,8 +11,9 @@ import tensorstore as ts
 import zarr
 from napari_ome_zarr import napari_get_reader
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import OutputError, WriteError
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.store import ArraySpec
 from napari_seamless.io.stores import zarr_layout
 from napari_seamless.io.stores.zarr_store import ZarrOutput

@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.geometry import Geometry
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.io.stores import zarr_layout
 from napari_seamless.io.stores.pyramid import (
     all_there,

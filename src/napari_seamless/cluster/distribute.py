@@ -14,8 +14,8 @@ from napari_seamless.cluster.job import close_workplace
 from napari_seamless.cluster.ledger import BlockDone, Ledger
 from napari_seamless.cluster.tasks import merge, run_block
 from napari_seamless.engine.blocks import BlockGrid
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import PredictionError, SeamlessError, one_line
-from napari_seamless.engine.grid import Box
 
 TICK_SECONDS = 0.2
 """How often to look for wishes (pause, cancel, focus) and for workers that came or went."""

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from napari_seamless.cluster.ledger import Ledger, write_whole
 from napari_seamless.cluster.travel import Network, Output, Reopened
 from napari_seamless.engine.blocks import BlockGrid
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelCallError, PredictionError, WriteError
 from napari_seamless.engine.finished import InStore
-from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.needs import cache_of
 from napari_seamless.engine.normalization import Normalizer
 from napari_seamless.engine.outputs import Channels, finisher

@@ -20,11 +20,11 @@ from napari_seamless.cluster.ledger import BlockDone, Ledger
 from napari_seamless.cluster.tasks import predict_first
 from napari_seamless.cluster.travel import Network, Output, Reopened
 from napari_seamless.engine.blocks import BlockGrid
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, SourceError
 from napari_seamless.engine.events import Event, Status
 from napari_seamless.engine.forecast import Forecast
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.memory import free_memory
 from napari_seamless.engine.normalization import Stopped
 from napari_seamless.engine.outputs import Channels

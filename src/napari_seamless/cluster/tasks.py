@@ -14,9 +14,10 @@ from napari_seamless.cluster.job import Workplace, own_device, workplace
 from napari_seamless.cluster.ledger import BlockDone
 from napari_seamless.cluster.travel import Network
 from napari_seamless.engine.blocks import Cells, within
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import PredictionError, SeamlessError, one_line
-from napari_seamless.engine.grid import PatchGrid, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.memory import FreePages
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.pipeline import batches

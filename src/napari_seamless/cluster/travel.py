@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.errors import (
     ConfigError,
@@ -21,7 +22,6 @@ from napari_seamless.engine.errors import (
     SourceError,
     one_line,
 )
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import Source, spatial_shape
 from napari_seamless.engine.store import ArraySpec, Store
 from napari_seamless.io.sources import open_series, open_source

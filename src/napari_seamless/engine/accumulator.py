@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from napari_seamless.engine.blended import Blended, Finish, Squared
 from napari_seamless.engine.blending import Window, coverage_array, weights_array
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.finished import Finished, InMemory
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.lazy import LazyArray, Ranges
 from napari_seamless.engine.leaving import Leaving
 from napari_seamless.engine.states import Cells, PatchState, PatchStates
@@ -150,11 +151,6 @@ class BlendAccumulator:
     def open_bytes(self) -> int:
         """Bytes of open sums, in memory and in files."""
         return self._sums.nbytes + self._sums.bytes_on_disk
-
-    @property
-    def failed(self) -> list[int]:
-        """Patches whose input could not be read."""
-        return np.flatnonzero(self.states.failed).tolist()
 
     @property
     def waiting(self) -> NDArray[np.bool_]:
@@ -329,11 +325,6 @@ class BlendAccumulator:
 
         shape = (channels.stop - first, *self._grid.shape)
         return LazyArray(shape, np.float32, read)
-
-    @property
-    def patches_done(self) -> NDArray[np.bool_]:
-        """Which patches are blended in, shape ``grid.counts``; a copy."""
-        return self.states.done
 
     def learn(self, cells: Cells, failed: Collection[int], finished: Collection[int]) -> None:
         """Note what others have done, who write chunks to where this one reads them.

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seamless.engine.blending import Window, coverage, weight_sum
-from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.box import Box, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.sums import CPU
 
 Finish = Callable[[NDArray[np.float32]], NDArray[np.float32]]

@@ -18,7 +18,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.box import Box, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.lazy import LazyArray
 
 LOWEST_IN_FLOAT32 = float(np.finfo(np.float32).tiny) ** 0.5

@@ -23,8 +23,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.chunks import ChunkGrid
-from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.sums import SUM_BYTES
 
 BLOCK_BYTES = 1 << 30

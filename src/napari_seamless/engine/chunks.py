@@ -19,7 +19,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.box import Box, Triple
+from napari_seamless.engine.grid import PatchGrid
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seamless.engine.blending import Window
-from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.box import Box, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.states import PatchState
 
 

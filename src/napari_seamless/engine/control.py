@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass
 
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 
 
 @dataclass(frozen=True, slots=True)

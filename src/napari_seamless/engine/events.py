@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 
 Status = Literal["ready", "running", "partial", "complete", "failed"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import Box, Triple
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.stages import Stages
 from napari_seamless.engine.store import Store
 

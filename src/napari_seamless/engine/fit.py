@@ -10,9 +10,9 @@ A longer input tells which: a cropped output grows by as much as the input does.
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from napari_seamless.engine.box import Triple, scaled_up
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelError
-from napari_seamless.engine.grid import Triple, scaled_up
 from napari_seamless.engine.tta import AXES
 
 PROBE_STEPS = (16, 32, 96)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from napari_seamless.engine.grid import Scale, Triple
+from napari_seamless.engine.box import Scale, Triple
 
 Coordinates = tuple[float, float, float]
 

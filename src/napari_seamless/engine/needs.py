@@ -7,10 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError
-from napari_seamless.engine.grid import PatchGrid, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.leaving import MOST_LEAVING
 from napari_seamless.engine.memory import free_memory
 from napari_seamless.engine.outputs import Channels

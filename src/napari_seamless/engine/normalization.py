@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import ConfigError, SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import Shape4, Source, read_patch
 
 SLAB_VOXELS = 1 << 23

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from napari_seamless.engine.blended import Finish
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.channels import PerChannel
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelError, PredictionError
-from napari_seamless.engine.grid import Triple
 
 
 @dataclass(frozen=True)

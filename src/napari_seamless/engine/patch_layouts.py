@@ -1,7 +1,8 @@
 """Patches laid out otherwise, so that fewer voxels are computed several times."""
 
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.grid import Triple, stride_of
+from napari_seamless.engine.grid import stride_of
 from napari_seamless.engine.receptive_field import ReceptiveField
 
 LARGER = (1.25, 1.5, 2, 3, 4, 6, 8)

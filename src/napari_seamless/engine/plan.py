@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from napari_seamless.engine.blending import Window
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, SourceError
-from napari_seamless.engine.grid import Triple
 from napari_seamless.engine.source import Source
 from napari_seamless.engine.volume_plan import VolumePlan, input_size_of, volume_plan, window_of
 

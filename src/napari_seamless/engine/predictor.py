@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from napari_seamless.engine.box import Triple, scaled_up
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import (
     ConfigError,
@@ -22,7 +23,6 @@ from napari_seamless.engine.errors import (
 )
 from napari_seamless.engine.failed_call import failed_call, reason_of
 from napari_seamless.engine.fit import core_of
-from napari_seamless.engine.grid import Triple, scaled_up
 from napari_seamless.engine.outputs import Channels, JoinedHeads, centre, finest, heads_of
 from napari_seamless.engine.prepared import PreparedNetwork
 from napari_seamless.engine.tta import AXES, Directions, Transform, undone

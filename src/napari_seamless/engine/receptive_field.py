@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ModelError, SeamlessError
 from napari_seamless.engine.failed_call import reason_of
-from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.predictor import Predictor
 
 TOLERANCE = 1e-5

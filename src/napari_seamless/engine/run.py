@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seamless.engine.accumulator import BlendAccumulator
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import ConfigError, EndedError
 from napari_seamless.engine.events import Event
 from napari_seamless.engine.forecast import Forecast
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.results import Volume
@@ -111,26 +111,10 @@ class Run(Work):
             If the run ended before its first batch.
         """
         if self._channels is None:
-            with self._advancing:  # another thread may be at the first batch
-                if self._channels is None:
-                    self._peek(1)
+            self._events.work_out(1)
         if self._channels is None:
             raise EndedError("the run ended before its first batch; there is nothing to see")
         return self._channels
-
-    def _peek(self, count: int) -> None:
-        """Do the work of events that nobody has asked for yet; they are kept."""
-        while len(self._peeked) < count and self._raised is None:
-            try:
-                event = next(self._events)
-            except StopIteration:
-                return
-            except Exception as error:
-                self._raised = error
-                raise
-            if event is None:  # nothing more is looked at
-                return
-            self._peeked.append(event)
 
     @property
     def weights(self) -> list[LazyArray]:
@@ -251,8 +235,7 @@ class Run(Work):
             If the run ended before its first batch.
         """
         _ = self.channels
-        with self._advancing:
-            self._peek(self._forecast_events - self._given)
+        self._events.work_out(self._forecast_events)
         channels, left = self.channels, self.total - self.done
         needs = [volume.needs(channels, self._memory) for volume in self.volumes]
         resumed = sum(volume.resumed for volume in self.volumes)
@@ -373,8 +356,7 @@ class Run(Work):
         """End the run now if it has not ended; what is done stays readable."""
         self.cancel()
         try:
-            with self._advancing:
-                self._events.close()
+            self._events.close()
         finally:
             for volume in self.volumes:
                 volume.close()
@@ -383,20 +365,9 @@ class Run(Work):
         return self
 
     def __next__(self) -> Event:
-        with self._advancing:
-            self._given += 1
-            if self._peeked:
-                return self._peeked.popleft()
-            error, self._raised = self._raised, None
-            if error is not None:
-                raise error
-            return self._next_event()
-
-    def _next_event(self) -> Event:
-        """Return the next event; wait for somebody to look elsewhere if there is none till then."""
         while True:
             news = self._control.news
-            event = next(self._events)
+            event = self._events.next()
             if event is not None:
                 return event
             self.is_waiting = True

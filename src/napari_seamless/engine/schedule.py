@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.box import Box
+from napari_seamless.engine.grid import PatchGrid
 
 
 class Schedule:

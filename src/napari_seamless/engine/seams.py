@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.box import Box
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.lazy import LazyArray, Ranges
 
 MOST_PLANES = 64

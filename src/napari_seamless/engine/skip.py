@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import SourceError
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.normalization import Stopped
 from napari_seamless.engine.source import Source, read_patch, spatial_shape
 from napari_seamless.engine.volume_plan import VolumePlan

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.errors import SourceError, one_line
 from napari_seamless.engine.geometry import Geometry
-from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.lazy import LazyArray, Ranges
 
 Shape4 = tuple[int, int, int, int]

@@ -6,7 +6,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.box import Box
+from napari_seamless.engine.grid import PatchGrid
 
 Cells = tuple[slice, ...]
 """Patches of a grid, by their numbers along (Z, Y, X)."""

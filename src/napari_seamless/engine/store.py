@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.chunks import ChunkGrid
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 
 SCRATCH_PREFIX = "seamless-sums-"
 """How the names of folders of open sums begin; what a killed run left of them can be removed."""

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.errors import ConfigError
-from napari_seamless.engine.grid import Box, Triple
 
 if TYPE_CHECKING:
     from torch import Tensor

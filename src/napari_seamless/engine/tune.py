@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import PredictionError, SeamlessError, one_line
-from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.lazy import LazyArray, Ranges
 from napari_seamless.engine.memory import free_memory
 from napari_seamless.engine.normalization import normalizer_of

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.normalization import Normalizer, normalizer_of
 from napari_seamless.engine.pipeline import Patch
 from napari_seamless.engine.skip import check_mask, constant, outside

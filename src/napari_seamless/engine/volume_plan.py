@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from napari_seamless.engine.blending import Window
+from napari_seamless.engine.box import Box, Scale, Triple, scaled_up
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError
 from napari_seamless.engine.geometry import Geometry
-from napari_seamless.engine.grid import Box, PatchGrid, Scale, Triple, scaled_up
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.source import Shape4, Source, spatial_shape
 from napari_seamless.engine.windows import build_window
 

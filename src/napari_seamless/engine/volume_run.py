@@ -11,15 +11,10 @@ from numpy.typing import NDArray
 from napari_seamless.engine.accumulator import BlendAccumulator
 from napari_seamless.engine.blended import Finish
 from napari_seamless.engine.blending import Window
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.errors import (
-    PredictionError,
-    SeamlessError,
-    SourceError,
-    one_line,
-)
+from napari_seamless.engine.errors import PredictionError, SeamlessError, SourceError, one_line
 from napari_seamless.engine.finished import Finished, InMemory
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.memory import FreePages
 from napari_seamless.engine.needs import Keeps, Needs, check_memory, needs_of

@@ -1,8 +1,6 @@
 """The work of a run: volume by volume, batch by batch, to the end or to where it was stopped."""
 
 import os
-import threading
-from collections import deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,6 +10,7 @@ import torch
 from torch import nn
 
 from napari_seamless.engine.batched import Batched
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.control import Control
 from napari_seamless.engine.errors import (
@@ -21,8 +20,8 @@ from napari_seamless.engine.errors import (
     PredictionError,
     SeamlessError,
 )
+from napari_seamless.engine.event_queue import EventQueue
 from napari_seamless.engine.events import Event, Status
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.memory import default_budget
 from napari_seamless.engine.normalization import Stopped
 from napari_seamless.engine.outputs import Channels, finisher
@@ -83,11 +82,7 @@ class Work:
         self._to_come = set(range(len(sources)))
         self._working: set[int] = set()
         self._channels: Channels | None = None
-        self._events = self._work()
-        self._advancing = threading.Lock()
-        self._peeked: deque[Event] = deque()
-        self._given = 0
-        self._raised: Exception | None = None
+        self._events = EventQueue(self._work())
 
     def _volumes(
         self,

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seamless.engine.accumulator import BlendAccumulator
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.finished import InMemory, InStore
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.lazy import LazyArray, Ranges
 from napari_seamless.engine.outputs import Channels
 from napari_seamless.engine.results import (

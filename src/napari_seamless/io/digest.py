@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.source import Source, spatial_shape
 
 WHOLE_BYTES = 256 << 20

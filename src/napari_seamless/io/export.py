@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.errors import OutputError
-from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.store import ArraySpec, Store
 from napari_seamless.io.journal import Journal
 from napari_seamless.io.stores import open_series, open_store

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.errors import SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.metrics import volumes
 from napari_seamless.metrics.volumes import (

@@ -10,7 +10,7 @@ from napari.components import ViewerModel
 from napari.layers import Image
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import Triple
+from napari_seamless.engine.box import Triple
 from napari_seamless.gui.overlays import Subject
 from napari_seamless.gui.runs.live_layer import LiveLayer
 from napari_seamless.gui.space.view import camera_of

@@ -12,7 +12,7 @@ from napari.utils.colormaps import DirectLabelColormap, ensure_colormap, label_c
 from numpy.typing import NDArray
 from qtpy.QtGui import QColor, qGray
 
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.gui.overlays.cells import Values, cell_levels, ranks
 from napari_seamless.gui.overlays.cropped import Cropped

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from napari_seamless.engine.grid import PatchGrid, Triple
+from napari_seamless.engine.box import Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.lazy import LazyArray, Ranges
 
 MOST_IN_3D = 1 << 21

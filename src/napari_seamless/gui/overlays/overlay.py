@@ -7,7 +7,7 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.gui.overlays.subject import Subject
 from napari_seamless.gui.space.axes import axes_of_prediction
 from napari_seamless.gui.space.view import shown_box, shown_time

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_seamless.engine.blending import Window, coverage_array, weights_array
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.engine.schedule import Schedule
 from napari_seamless.engine.states import PatchState

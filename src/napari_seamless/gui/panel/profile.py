@@ -11,8 +11,9 @@ from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from napari_seamless.engine.blending import weight_sum
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.errors import SeamlessError
-from napari_seamless.engine.grid import Box, Overlap, PatchGrid, Triple, stride_of
+from napari_seamless.engine.grid import Overlap, PatchGrid, stride_of
 from napari_seamless.engine.windows import build_window
 
 SHOWN = 3

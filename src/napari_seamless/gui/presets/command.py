@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from napari.layers import Layer
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import SeamlessError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import Source, spatial_shape
 from napari_seamless.gui.checkpoint.opening import Choice
 from napari_seamless.gui.presets.source_names import SOURCES_KEY

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from superqt.utils import qdebounced
 
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.errors import SeamlessError, one_line
 from napari_seamless.engine.forecast import Forecast
-from napari_seamless.engine.grid import Triple
 from napari_seamless.engine.volume_plan import volume_plan
 from napari_seamless.gui.checkpoint.opening import Opener
 from napari_seamless.gui.runs.request import Inputs, Plan, Request, inputs_of, source_of

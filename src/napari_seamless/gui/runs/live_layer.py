@@ -7,7 +7,7 @@ from napari.components import ViewerModel
 from napari.layers import Image
 from superqt.utils import qthrottled
 
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.lazy import LazyArray
 from napari_seamless.gui.runs.last_region import LastRegion
 from napari_seamless.gui.space.axes import axes_of_prediction

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import EndedError, PredictionError
 from napari_seamless.engine.forecast import Forecast
-from napari_seamless.engine.grid import Triple
 from napari_seamless.engine.memory import default_budget
 from napari_seamless.engine.needs import needs_of
 from napari_seamless.engine.outputs import Channels

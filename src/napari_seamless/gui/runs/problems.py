@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from napari_seamless.engine.grid import Triple
+from napari_seamless.engine.box import Triple
 from napari_seamless.gui.runs.request import Request, is_unfinished
 
 if TYPE_CHECKING:  # loads torch, which opening the widget must not

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels, Layer
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError, OutputError, SourceError
-from napari_seamless.engine.grid import Box
 from napari_seamless.engine.source import Source
 from napari_seamless.gui.checkpoint.opening import Choice, Opener
 from napari_seamless.gui.space.axes import axes_of

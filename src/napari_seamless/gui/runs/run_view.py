@@ -7,7 +7,7 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Labels
 
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.gui.overlays import Overlays, Subject, running
 from napari_seamless.gui.runs.live_layer import METADATA_KEY, LiveLayer
 from napari_seamless.gui.runs.request import Plan

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from napari.components import ViewerModel
 from psygnal import Signal
 
-from napari_seamless.engine.grid import Box
+from napari_seamless.engine.box import Box
 from napari_seamless.gui.checkpoint.opening import Opener
 from napari_seamless.gui.form import Form
 from napari_seamless.gui.overlays import Overlays

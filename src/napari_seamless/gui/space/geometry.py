@@ -7,8 +7,8 @@ import numpy as np
 from napari.layers import Layer
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.geometry import Geometry
-from napari_seamless.engine.grid import Triple
 from napari_seamless.engine.volume_plan import VolumePlan
 from napari_seamless.gui.space.axes import axes_of
 from napari_seamless.io.sources.units import unit_named

@@ -10,9 +10,9 @@ from napari.components import ViewerModel
 from napari.layers import Image, Shapes
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.config import InferenceConfig
 from napari_seamless.engine.errors import ConfigError
-from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.source import spatial_shape
 from napari_seamless.gui.runs.request import source_of
 from napari_seamless.gui.space.axes import axes_of

@@ -8,7 +8,7 @@ from napari.components import Camera, ViewerModel
 from napari.layers import Layer
 from numpy.typing import DTypeLike, NDArray
 
-from napari_seamless.engine.grid import Box, Triple
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.lazy import LazyArray, Ranges
 from napari_seamless.gui.space.axes import axes_of
 

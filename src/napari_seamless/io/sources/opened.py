@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.errors import SourceError, one_line
 from napari_seamless.engine.geometry import Geometry
-from napari_seamless.engine.grid import Box, Triple
 from napari_seamless.engine.lazy import LazyArray, Ranges
 from napari_seamless.engine.source import ArraySource, chunks_of
 

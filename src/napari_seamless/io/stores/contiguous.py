@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.errors import OutputError, WriteError
-from napari_seamless.engine.grid import Box, PatchGrid
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.store import ArraySpec
 from napari_seamless.io.journal import check_same
 from napari_seamless.io.stores import common

@@ -8,8 +8,8 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.geometry import Geometry, coordinates
-from napari_seamless.engine.grid import Box, Triple
 
 COARSEST = 256
 """Voxels along each axis of the last level, at most."""

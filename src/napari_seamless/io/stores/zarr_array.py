@@ -12,7 +12,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import Box, Triple
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.store import ArraySpec
 from napari_seamless.io.stores.ngff import axis_names
 from napari_seamless.io.stores.pyramid import Level

@@ -14,7 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import PatchGrid, Triple
+from napari_seamless.engine.box import Triple
+from napari_seamless.engine.grid import PatchGrid
 
 EDGE = 64
 """Voxels of a chunk along each axis, about: good to view and to stream from."""

@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.errors import OutputError
 from napari_seamless.engine.geometry import Geometry
-from napari_seamless.engine.grid import Triple
 from napari_seamless.engine.store import ArraySpec
 from napari_seamless.io.journal import Journal, check_same
 from napari_seamless.io.stores import ngff, zarr_array, zarr_place

@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_seamless.engine.grid import Box, Triple
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.io.stores.pyramid import all_there, halved
 from napari_seamless.io.stores.zarr_array import ZarrArray
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_seamless.engine.box import Box, Triple
 from napari_seamless.engine.chunks import ChunkGrid
 from napari_seamless.engine.errors import WriteError
-from napari_seamless.engine.grid import Box, PatchGrid, Triple
+from napari_seamless.engine.grid import PatchGrid
 from napari_seamless.engine.store import ArraySpec
 from napari_seamless.io.stores import zarr_pyramid
 from napari_seamless.io.stores.common import broken_off, check_place, errors_as, reason, unusable

@@ -6,7 +6,7 @@ network's axes; here they become the volume's Z, Y, X.
 
 from dataclasses import dataclass
 
-from napari_seamless.engine.grid import Triple
+from napari_seamless.engine.box import Triple
 from napari_seamless.engine.tta import AXES
 
 
