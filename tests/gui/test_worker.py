@@ -3,7 +3,39 @@
 import threading
 import warnings
 
+import pytest
+from qtpy.QtCore import QThreadPool
+
 from napari_seamless.gui.runs.worker import start_task
+
+
+@pytest.fixture
+def pool():
+    """Qt's pool as it is on a machine with one core."""
+    pool = QThreadPool.globalInstance()
+    threads = pool.maxThreadCount()
+    pool.setMaxThreadCount(1)
+    yield pool
+    pool.setMaxThreadCount(threads)
+
+
+def test_what_lasts_keeps_nothing_else_from_beginning(qtbot, pool):
+    others_are_done, answers = threading.Event(), []
+
+    def lasts():
+        assert others_are_done.wait(30)
+        return "lasts"
+
+    start_task(lasts, answers.append)
+    start_task(lasts, answers.append)
+    start_task(lambda: "task", answers.append)
+    pool.start(lambda: answers.append("another plugin's"))
+    qtbot.waitUntil(lambda: sorted(answers) == ["another plugin's", "task"], timeout=30_000)
+    others_are_done.set()
+    qtbot.waitUntil(lambda: len(answers) == 4, timeout=30_000)
+    assert pool.waitForDone(30_000)
+
+    assert pool.activeThreadCount() == 0
 
 
 def test_tasks_that_overlap_leave_the_hook_for_warnings_alone(qtbot):

@@ -12,7 +12,7 @@ import superqt.utils
 from napari.components import ViewerModel
 from napari.qt.threading import FunctionWorker, GeneratorWorker
 from napari.utils.task_status import Status
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QThreadPool
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 
 from napari_seamless.engine.errors import EndedError, PredictionError
@@ -135,8 +135,24 @@ def _broken_off(error: BaseException) -> PredictionError:
     return broken
 
 
+@contextlib.contextmanager
+def _taking_no_place() -> Generator[None]:
+    """Leave the place of this thread in Qt's pool to others meanwhile.
+
+    The pool has as many as there are cores. Runs that last for hours, or are paused, would take
+    them all, and nothing else of the program would ever begin.
+    """
+    pool = QThreadPool.globalInstance()
+    assert pool is not None, "there is one as long as there is a program"
+    pool.releaseThread()
+    try:
+        yield
+    finally:
+        pool.reserveThread()
+
+
 class _PlainRun(superqt.utils.WorkerBase):
-    """Runs as superqt's workers do, but leaves Python's warnings alone.
+    """Runs as superqt's workers do, but leaves Python's warnings alone, and takes no place.
 
     Those catch them on their thread, though that is global: of two that overlap, one leaves its own
     hook in place, which swallows every later warning of the program.
@@ -144,6 +160,10 @@ class _PlainRun(superqt.utils.WorkerBase):
 
     def run(self) -> None:
         """Do the work, and tell of its end; called by Qt, on a thread."""
+        with _taking_no_place():
+            self._run()
+
+    def _run(self) -> None:
         self.started.emit()
         self._running = True
         try:
