@@ -174,7 +174,7 @@ def test_without_being_asked_nothing_is_tuned(files, found, capsys):
     [
         (["--tune-patches", "halo"], "tune-patches halo needs --tune: pass both"),
         (["--tune", "--workers", "2"], "tune measures one process, not workers"),
-        (["--tune", "--tune-tolerance", "2"], "tolerance 2.0 and seconds 10.0 are not usable"),
+        (["--tune", "--tune-tolerance", "2"], "tolerance 2.0 and seconds 20.0 are not usable"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(files, options, line, capsys):

@@ -31,7 +31,7 @@ def tune(
     *,
     patches: Patches = "same",
     tolerance: float = 1e-4,
-    seconds: float = 10.0,
+    seconds: float = 20.0,
     remember: bool = True,
     may_go_on: Callable[[], bool] = lambda: True,
 ) -> Tuning:

@@ -70,7 +70,7 @@ def tune_network(
     *,
     patches: Patches = "same",
     tolerance: float = 1e-4,
-    seconds: float = 10.0,
+    seconds: float = 20.0,
     may_go_on: Callable[[], bool] = lambda: True,
 ) -> Tuning:
     """Find faster settings for a network and a volume.
@@ -140,7 +140,9 @@ class _Tuner:
                 self._module, before, self._device, self._source.shape[0]
             )
             best = self._best_patches(field, patches)
-        best = self._climbed(best, self._families())
+        batches = _each("batch_size", (1, 2, 4, 8, 16, 32))
+        first = [batches] if patches == "same" else []  # otherwise that was varied with the patches
+        best = self._climbed(best, [*first, *self._families(), batches])
         return self._found(best, field)
 
     def _best_patches(self, field: ReceptiveField, patches: Patches) -> InferenceConfig:
@@ -170,12 +172,9 @@ class _Tuner:
         return self._climbed(first, [batches, *(partial(lengths, axis) for axis in (2, 1, 0))])
 
     def _families(self) -> list[Family]:
-        """Return what is varied, one after the other."""
+        """Return what of the machine is varied, one after the other."""
         before = self._before
-        families = [
-            _each("batch_size", (1, 2, 4, 8, 16, 32)),
-            _each("channels_last", (False, True)),
-        ]
+        families = [_each("channels_last", (False, True))]
         if self._device.type == "cpu":
             counts = {1, torch.get_num_threads() // 2, torch.get_num_threads()} - {0}
             families.append(_each("threads", sorted(counts)))
@@ -186,7 +185,7 @@ class _Tuner:
             families.append(_each("tf32", (False, True)))
         if self._device.type != "cpu":
             families.append(_each("precision", ("float32", "bfloat16", "float16")))
-        return [*families, _each("batch_size", (1, 2, 4, 8, 16, 32))]
+        return families
 
     def _climbed(self, best: InferenceConfig, families: Iterable[Family]) -> InferenceConfig:
         """Vary one thing after the other; keep what is worth it."""
@@ -230,9 +229,10 @@ class _Tuner:
         rest = {"batch_size": plain.batch_size, "threads": plain.threads}
         if plain != self._before and config.changed(rest) == plain:
             return math.nan
+        count = min(COMPARED, InferencePlan.resolve(config, [self._source]).patches)
         if plain not in self._expected:
-            self._expected[plain] = self._predicted(plain, COMPARED)
-        return _differences(self._predicted(config, COMPARED), self._expected[plain])[0]
+            self._expected[plain] = self._predicted(plain, count)
+        return _differences(self._predicted(config, count), self._expected[plain])[0]
 
     def _predicted(self, config: InferenceConfig, count: int) -> NDArray[np.float32]:
         predictor = Predictor(self._module, config, self._device)
