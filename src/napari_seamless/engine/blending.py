@@ -99,7 +99,10 @@ class SeparableWindow(Window):
     def weight_sum(self, grid: PatchGrid, done: NDArray[np.bool_], box: Box) -> NDArray[np.float64]:
         """Return what the patches done so far have left in a region; see `weight_sum`."""
         total = _sum_patches(grid, self.tapers, done, box)
-        return total + self.floor * coverage(grid, done, box) if self.floor else total
+        if self.floor:
+            z, y, x = ones(grid.patch_size)
+            total += _sum_patches(grid, (self.floor * z, y, x), done, box)
+        return total
 
     def highest(self, grid: PatchGrid) -> float:
         """Return the largest weight sum of a finished volume, or slightly more."""
