@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import zarr
+
+import napari_seamless as ns
+from napari_seamless.demo import CHECKPOINT
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -68,6 +72,63 @@ def test_a_cluster_gives_the_same(run):
     assert "complete 4 of 4 patches" in printed
     assert "2 workers" in printed
     assert "the same as without a cluster" in printed
+
+
+SUBMIT = """#!/bin/sh
+cp "$1" "job-$$"
+setsid sh "$1" > "log-$$" 2>&1 &
+echo "Submitted batch job $$"
+"""
+CANCEL = """#!/bin/sh
+echo "$@" >> cancelled
+"""
+AS_ON_SLURM = """
+import sys
+import cluster_slurm as example
+small = {"device": "cpu", "patch_size": (8, 32, 32), "batch_size": 1}
+example.CONFIG, example.JOBS = example.CONFIG.changed(small), 2
+example.main(*sys.argv[1:])
+"""
+
+
+def test_the_jobs_of_slurm_are_workers(tmp_path):
+    """With commands in place of SLURM's own, which start a job at once, on this machine."""
+    pytest.importorskip("dask_jobqueue")
+    for name, text in {"sbatch": SUBMIT, "scancel": CANCEL}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    volume = np.random.default_rng(0).integers(0, 256, (8, 80, 80), dtype=np.uint8)
+    np.save(tmp_path / "in.npy", volume)
+    shutil.copy(CHECKPOINT, tmp_path / "net.pt")
+    ended = subprocess.run(
+        [sys.executable, "-c", AS_ON_SLURM, "in.npy", "net.pt", "out.zarr"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "PYTHONPATH": str(EXAMPLES),
+        },
+        timeout=240,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "complete out.zarr" in ended.stdout
+
+    jobs = sorted(tmp_path.glob("job-*"))
+    assert len(jobs) == 2
+    for job in jobs:
+        wanted = {"-p gpu", "--cpus-per-task=4", "-t 12:00:00", "--gres=gpu:1"}
+        assert wanted <= set(re.findall("^#SBATCH (.*)$", job.read_text(), re.MULTILINE))
+    numbers = {job.name.removeprefix("job-") for job in jobs}
+    assert set((tmp_path / "cancelled").read_text().split()) == numbers
+
+    config = ns.InferenceConfig(patch_size=(8, 32, 32), overlap=0.5, device="cpu")
+    expected = ns.predict(volume, CHECKPOINT, config, progress=False).array
+    group = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    np.testing.assert_allclose(group["0"][:], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_better_checkpoint_has_the_better_scores(run):
