@@ -34,9 +34,6 @@ _MOST_MAPPED = 65536
 _NEVER = 2**31 - 1
 """Bytes at the heap's end from which it is made shorter."""
 
-_KEPT = 64 << 20
-"""Bytes at the heap's end that glibc keeps at the most when it finds out by itself."""
-
 _FROM_HEAP = 8 << 20
 """Bytes of a block up to which it is taken from the heap outside of networks, too: batches of
 patches are, chunks of a large volume are not. glibc moves this limit itself until it is told one.
@@ -51,19 +48,18 @@ def reused_memory() -> Iterator[None]:
     is free at the heap's end as well: each layer of a network would find new pages, which the
     system has to clear. Measured: a U-Net takes 1.4 times as long with batches of 4 patches of
     (8, 128, 128), and 1.7 times with 2 of (12, 384, 384). What is freed remains this process's
-    until `give_back_memory`. With other allocators nothing is done.
+    until `give_back_memory`, also outside: otherwise the first block that is freed there would
+    give back all that the network has left. With other allocators nothing is done.
     """
     libc = _glibc()
     if libc is None:
         yield
         return
     libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, _NEVER)
     try:
         yield
     finally:
         libc.mallopt(_MMAP_MAX, _MOST_MAPPED)
-        libc.mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
 def give_back_memory() -> None:
@@ -83,6 +79,7 @@ def _glibc() -> ctypes.CDLL | None:
         return None
     libc = ctypes.CDLL(None)
     libc.mallopt(_MMAP_THRESHOLD, _FROM_HEAP)
+    libc.mallopt(_TRIM_THRESHOLD, _NEVER)
     return libc
 
 
