@@ -33,8 +33,10 @@ def in_turns(task: Callable[[str], T], names: Sequence[str], rounds: int) -> dic
     """Call a task for each name, one after the other, round by round.
 
     Each name has a process of its own, as somebody has who uses one of them: what one does to the
-    memory of a process would help or hinder the others. The first round loads what is loaded late,
-    and does not count. A name whose package is not installed is left out, which is said.
+    memory of a process would help or hinder the others. In each turn the task is done twice, and
+    the second time counts: the first one loads what is loaded late, and meets caches and pages
+    that others have used in between, which in a run of minutes is nothing. A name whose package is
+    not installed is left out, which is said.
     """
     found: dict[str, list[T]] = {name: [] for name in names}
     spawn = multiprocessing.get_context("spawn")
@@ -43,16 +45,15 @@ def in_turns(task: Callable[[str], T], names: Sequence[str], rounds: int) -> dic
         pools = {
             name: closing.enter_context(ProcessPoolExecutor(1, spawn, one_thread)) for name in names
         }
-        for number in range(rounds + 1):
+        for _ in range(rounds):
             for name in [*pools]:
                 try:
-                    result = pools[name].submit(task, name).result()
+                    pools[name].submit(task, name).result()
                 except ImportError as error:
                     print(f"{name}: not measured, {error}")
                     del pools[name]
-                    continue
-                if number:
-                    found[name].append(result)
+                else:
+                    found[name].append(pools[name].submit(task, name).result())
     return {name: results for name, results in found.items() if results}
 
 
