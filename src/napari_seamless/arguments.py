@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, get_args, get_origin
 
 from napari_seamless import __version__
 from napari_seamless.engine.config import InferenceConfig
@@ -20,8 +20,8 @@ PROGRAM = "napari-seamless"
 UNUSABLE = 2
 """Exit code of wrong arguments."""
 
-Subparsers = Any
-"""What argparse makes of `add_subparsers`, which has no public type."""
+Subparsers: TypeAlias = "argparse._SubParsersAction[_Parser]"
+"""What `add_subparsers` makes: argparse has no public name for it."""
 
 Command = Callable[[argparse.Namespace], int]
 

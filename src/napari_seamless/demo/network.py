@@ -40,7 +40,8 @@ class DemoUNet(nn.Module):
         # Skips are added, not concatenated: half the weights of the decoder's first convolutions.
         middle = self.decode_middle(middle + self.enlarge(self.widen_middle(coarse)))
         fine = self.decode_fine(fine + self.enlarge(self.widen_fine(middle)))
-        return self.head(fine)
+        logits: torch.Tensor = self.head(fine)
+        return logits
 
 
 def _block(inputs: int, outputs: int, depth: int) -> nn.Sequential:

@@ -175,9 +175,10 @@ def _membrane_darkness(cells: _Cells, rng: np.random.Generator) -> Float:
     width = _half_width(cells)
     profile = expit((width - cells.distance) / 3.0)
     # The same amount of stain spread over a wider band is fainter.
-    strength = (_MEMBRANE_HALF_WIDTH / width) ** 0.6
+    strength: Float = (_MEMBRANE_HALF_WIDTH / width) ** 0.6
     strength *= 1 + 0.16 * _smooth_noise(cells.label.shape, 240, rng, DEMO_SCALE)
-    return _MEMBRANE_DEPTH * strength * profile
+    strength *= _MEMBRANE_DEPTH * profile
+    return strength
 
 
 def _cytoplasm(cells: _Cells, rng: np.random.Generator) -> Float:

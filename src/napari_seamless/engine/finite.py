@@ -26,7 +26,7 @@ class Finiteness:
         if values.is_cuda:
             here = torch.empty_like(self._total, device="cpu", pin_memory=True)
             self._total = here.copy_(self._total, non_blocking=True)
-            self._is_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._is_there = torch.cuda.Event()
             self._is_there.record(torch.cuda.current_stream(values.device))
 
     def __bool__(self) -> bool:

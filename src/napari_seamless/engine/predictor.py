@@ -65,7 +65,7 @@ class Predictor:
         self._leaves_on = leaves_on
         self._copies: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._copies = torch.cuda.Stream(device)
         self._module = module
         # A frozen network of TorchScript has no modes any more.
         self._parts = [part for part in module.modules() if hasattr(part, "training")]

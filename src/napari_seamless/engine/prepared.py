@@ -88,7 +88,7 @@ def _frozen(module: nn.Module, given: torch.Tensor) -> Callable[[torch.Tensor], 
         warnings.simplefilter("ignore")  # that sizes become constants: they stay the same
         recorded: Any = module
         if not isinstance(module, torch.jit.ScriptModule):
-            recorded = torch.jit.trace(module, given, strict=False)  # type: ignore[no-untyped-call]
+            recorded = torch.jit.trace(module, given, strict=False)
         frozen: Callable[[torch.Tensor], object] = torch.jit.optimize_for_inference(recorded)
         return frozen
 

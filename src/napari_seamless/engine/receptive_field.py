@@ -188,7 +188,7 @@ class _Probe:
             prediction = self._predictor(size).differentiable(given)
             self._check_size(size, prediction)
             # of squares, so that no two voxels of the middle cancel each other's out
-            prediction[:, :, *_middle(size).slices].square().sum().backward()  # type: ignore[no-untyped-call]
+            prediction[:, :, *_middle(size).slices].square().sum().backward()
         except SeamlessError:
             raise
         except Exception as error:  # a network may raise anything

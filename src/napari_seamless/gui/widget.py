@@ -54,7 +54,7 @@ _NO_SETTINGS = ("all_selected", "tune_button", *(f"show_{each.name}" for each in
 """Fields about layers of this moment."""
 
 
-class BlendedInference(Container):
+class BlendedInference(Container[Any]):
     """The dock widget `Blended inference`.
 
     Parameters

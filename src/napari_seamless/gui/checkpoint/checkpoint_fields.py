@@ -3,7 +3,7 @@
 from typing import Any
 
 from magicgui.types import FileDialogMode
-from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, LineEdit
+from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, LineEdit, Widget
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QCompleter
 
@@ -60,7 +60,7 @@ def _architecture() -> LineEdit:
     return field
 
 
-def _trust_row() -> Container:
+def _trust_row() -> Container[Widget]:
     trust = CheckBox(
         name="trust",
         text="I trust this file: run the code in it",

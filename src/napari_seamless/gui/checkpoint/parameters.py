@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit
+from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit, Widget
 from magicgui.widgets.bases import ValueWidget
 from psygnal import Signal
 from qtpy.QtCore import Qt
@@ -26,7 +26,7 @@ _ROOM = 8
 _UNSET = ""
 
 
-class ParametersPanel(Container):
+class ParametersPanel(Container[Widget]):
     """The parameters of a network's class, folded at first; empty fields are left to the class."""
 
     edited = Signal(str)

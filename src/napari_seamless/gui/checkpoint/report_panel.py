@@ -1,6 +1,6 @@
 """What was found in the checkpoint, under a line that folds it away."""
 
-from magicgui.widgets import Container
+from magicgui.widgets import Container, Widget
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import QPlainTextEdit
@@ -12,7 +12,7 @@ _LINES_SHOWN = 14
 TITLE = "Checkpoint report"
 
 
-class ReportPanel(Container):
+class ReportPanel(Container[Widget]):
     """A panel that is folded at first; `panel.toggled` tells when it is opened or closed."""
 
     def __init__(self, name: str) -> None:

@@ -157,11 +157,12 @@ def _drawn_at(layer: Image, points: NDArray[np.float64], displayed: list[int]) -
 
     It is coarser than the data if the layer is multiscale.
     """
-    drawn = np.asarray(layer._slice.image.raw)  # napari has no public name for it
+    drawn: NDArray[Any] = np.asarray(layer._slice.image.raw)  # napari has no public name for it
     full = layer.level_shapes[0] if layer.multiscale else layer.data.shape
     size = np.array([full[axis] for axis in displayed])
     at = np.floor((points[:, displayed] + 0.5) * drawn.shape / size).astype(int)
-    return drawn[tuple(at.clip(0, np.array(drawn.shape) - 1).T)]
+    values: NDArray[Any] = drawn[tuple(at.clip(0, np.array(drawn.shape) - 1).T)]
+    return values
 
 
 def _brightest_of(values: NDArray[Any]) -> int:

@@ -136,7 +136,8 @@ def _outside(axis: int, starts: NDArray[np.float64], grid: PatchGrid) -> NDArray
     ends = np.array(grid.shape) - 0.5
     is_end = (starts == -0.5) | (starts == ends)
     is_end[:, axis] = False
-    return starts[is_end.any(axis=1)]
+    outside: NDArray[np.float64] = starts[is_end.any(axis=1)]
+    return outside
 
 
 def _lines_along(axis: int, starts: NDArray[np.float64], length: int) -> NDArray[np.float64]:

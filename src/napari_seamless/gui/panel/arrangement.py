@@ -3,7 +3,7 @@
 from typing import Any
 
 import napari
-from magicgui.widgets import CheckBox, Container
+from magicgui.widgets import CheckBox, Container, Widget
 from qtpy.QtWidgets import QWidget
 
 from napari_seamless.gui.checkpoint.checkpoint_form import CheckpointForm
@@ -66,7 +66,7 @@ def sections(
     ]
 
 
-def tuning_row() -> Container:
+def tuning_row() -> Container[Widget]:
     """Return what tunes the settings, beside its label."""
     what, button = tuning_fields()
     return labelled(row(what, button, label=what.label))
@@ -86,7 +86,7 @@ def _all_selected() -> CheckBox:
     )
 
 
-def overlay_boxes() -> list[Container]:
+def overlay_boxes() -> list[Container[Widget]]:
     """Return the switches of the overlays, in lines with columns."""
     boxes = [
         CheckBox(name=f"show_{each.name}", text=each.text, tooltip=each.tooltip)
@@ -101,6 +101,6 @@ def overlay_boxes() -> list[Container]:
     return [_from_left(row(*boxes[at : at + _BOXES_PER_LINE])) for at in lines]
 
 
-def _from_left(line: Container) -> Container:
+def _from_left(line: Container[Widget]) -> Container[Widget]:
     layout_of(line.native).addStretch()
     return line

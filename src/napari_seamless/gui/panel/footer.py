@@ -1,8 +1,9 @@
 """The part of the form that is always in sight: a run's buttons, its queue, what it says."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from magicgui.widgets import CheckBox, Container, ProgressBar, PushButton
+from magicgui.widgets import CheckBox, Container, ProgressBar, PushButton, Widget
 from psygnal import Signal
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontDatabase
@@ -27,7 +28,7 @@ _DETAIL_LINES = 7
 _QUEUE_LINES = 3
 
 
-class Footer(Container):
+class Footer(Container[Any]):
     """What the user starts, stops and reads.
 
     Attributes
@@ -228,7 +229,7 @@ class Offers(QWidget):
         return button
 
 
-def controls() -> Container:
+def controls() -> Container[PushButton]:
     """Return the buttons of a run."""
     return row(
         PushButton(
@@ -251,7 +252,7 @@ def controls() -> Container:
     )
 
 
-def switches() -> Container:
+def switches() -> Container[Widget]:
     """Return the switches of where a run predicts."""
     return row(
         CheckBox(

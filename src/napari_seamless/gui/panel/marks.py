@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from magicgui.widgets import Container
+from magicgui.widgets import Container, Widget
 
 from napari_seamless.gui.panel.look import show_problem
 from napari_seamless.gui.panel.sections import Fold, walk
@@ -18,7 +18,7 @@ class Marks:
         Its fields are marked.
     """
 
-    def __init__(self, form: Container) -> None:
+    def __init__(self, form: Container[Widget]) -> None:
         self._form = form
         self._name = ""
 

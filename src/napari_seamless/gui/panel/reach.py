@@ -14,7 +14,7 @@ from napari_seamless.gui.panel.sections import labels_of, walk
 _AXES = "ZYX"
 
 
-def describe(form: Container) -> None:
+def describe(form: Container[Any]) -> None:
     """Give each part of a field the field's name and tooltip, and each label its field.
 
     To be called again when labels or tooltips have changed.

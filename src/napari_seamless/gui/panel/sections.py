@@ -96,7 +96,7 @@ class Panel(QCollapsible):
         self.content().setMaximumHeight(_ENDLESS)
 
 
-class Fold(Container):
+class Fold(Container[Widget]):
     """Fields under a line that folds them away.
 
     Parameters
@@ -128,7 +128,7 @@ class Fold(Container):
         tighten(self)
         self.native.layout().addWidget(self.panel)
 
-    def _labelled(self, fields: list[Any]) -> Container:
+    def _labelled(self, fields: list[Any]) -> Container[Widget]:
         block: Container[Any] = Container(widgets=fields, labels=True)
         tighten(block)
         self._blocks.append(block)  # keeps its Qt widget alive
@@ -174,7 +174,7 @@ def scrolled(widgets: Iterable[QWidget]) -> QScrollArea:
     return area
 
 
-def row(*widgets: Widget, name: str = "", label: str = "") -> Container:
+def row(*widgets: Widget, name: str = "", label: str = "") -> Container[Any]:
     """Return widgets side by side."""
     container: Container[Any] = Container(
         widgets=widgets, layout="horizontal", labels=False, label=label, name=name
@@ -183,14 +183,14 @@ def row(*widgets: Widget, name: str = "", label: str = "") -> Container:
     return container
 
 
-def labelled(line: Container) -> Container:
+def labelled(line: Container[Widget]) -> Container[Widget]:
     """Return a row beside its label."""
     container: Container[Any] = Container(widgets=[line], labels=True, label="")
     tighten(container)
     return container
 
 
-def tighten(container: Container) -> None:
+def tighten(container: Container[Widget]) -> None:
     """Take away the empty frame of a container."""
     tighten_layout(container.native)
 
@@ -218,13 +218,13 @@ def walk(container: Any) -> Iterator[Any]:
             yield from walk(child)
 
 
-def labels_of(form: Container) -> list[QLabel]:
+def labels_of(form: Container[Any]) -> list[QLabel]:
     """Return the labels beside the fields of a form."""
     texts = {field.label for field in walk(form)} - {""}
     return [label for label in form.native.findChildren(QLabel) if label.text() in texts]
 
 
-def label_width(form: Container) -> int:
+def label_width(form: Container[Widget]) -> int:
     """Return a width for all fields' labels, with room for what marks those from a checkpoint.
 
     To be asked before the form is shown.
@@ -239,13 +239,13 @@ def widest_of(labels: list[QLabel]) -> int:
     return round(LARGER_FONT * max((label.sizeHint().width() for label in labels), default=0))
 
 
-def align_labels(form: Container, width: int) -> None:
+def align_labels(form: Container[Any], width: int) -> None:
     """Give all labels a width; magicgui sets its own when one of them changes."""
     for label in labels_of(form):
         label.setMinimumWidth(width)
 
 
-def compact(form: Container) -> None:
+def compact(form: Container[Widget]) -> None:
     """Let neither long names of layers and files nor three numbers make the form wide."""
     for field in walk(form):
         if isinstance(field, ComboBox):

@@ -207,7 +207,7 @@ def _path_of(layer: Layer, level: int) -> str:
     for text in _candidates(layer, level):
         if _holds(text, layer, level):
             return text
-    return _PLACEHOLDER + layer.name
+    return f"{_PLACEHOLDER}{layer.name}"
 
 
 def _candidates(layer: Layer, level: int) -> list[str]:

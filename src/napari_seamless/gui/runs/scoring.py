@@ -66,4 +66,5 @@ def _described(layer: Image) -> str:
     """Return a prediction layer's name, and how much of it there is if not all."""
     facts = layer.metadata[METADATA_KEY]
     is_whole = facts["status"] == "complete"
-    return layer.name + ("" if is_whole else f", {facts['done']} of {facts['total']} patches")
+    share = "" if is_whole else f", {facts['done']} of {facts['total']} patches"
+    return f"{layer.name}{share}"

@@ -151,7 +151,7 @@ def _taking_no_place() -> Generator[None]:
         pool.reserveThread()
 
 
-class _PlainRun(superqt.utils.WorkerBase):
+class _PlainRun(superqt.utils.WorkerBase[Any]):
     """Runs as superqt's workers do, but leaves Python's warnings alone, and takes no place.
 
     Those catch them on their thread, though that is global: of two that overlap, one leaves its own
@@ -177,11 +177,11 @@ class _PlainRun(superqt.utils.WorkerBase):
         self._finished.emit(self)
 
 
-class JobWorker(_PlainRun, FunctionWorker):
+class JobWorker(_PlainRun, FunctionWorker):  # type: ignore[misc]  # napari has no types
     """A worker that calls a function."""
 
 
-class RunWorker(_PlainRun, GeneratorWorker):
+class RunWorker(_PlainRun, GeneratorWorker):  # type: ignore[misc]  # napari has no types
     """A worker whose `quit`, called by napari when the program ends, cancels the run.
 
     The worker itself is left to finish: aborted, it would not close the run.
@@ -273,7 +273,7 @@ def start_worker(
 
 def _announce(
     viewer: ViewerModel,
-    worker: superqt.utils.WorkerBase,
+    worker: superqt.utils.WorkerBase[Any],
     text: str,
     cancel: Callable[[], None] | None = None,
 ) -> None:

@@ -76,7 +76,9 @@ class Place:
 
     def inside(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return a position among the layer's voxels as one among these, (Z, Y, X)."""
-        return (point + 0.5) / np.asarray(self.step) - 0.5 - np.asarray(self.origin)
+        step, origin = np.asarray(self.step), np.asarray(self.origin)
+        moved: NDArray[np.float64] = (point + 0.5) / step - 0.5 - origin
+        return moved
 
     def _label(self, letter: str, at: int) -> str:
         """Return an axis's label; that of time always says so, since time looks like channels."""

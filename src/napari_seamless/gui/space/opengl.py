@@ -22,7 +22,7 @@ def delete_in_own_context() -> None:
 
 def _guard(widget: Any, context: Any) -> None:
     def finish() -> None:
-        if isalive(widget):
+        if isalive(widget):  # type: ignore[no-untyped-call]
             widget.makeCurrent()
         type(context).finish(context)
 

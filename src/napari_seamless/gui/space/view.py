@@ -150,7 +150,8 @@ def _whole(values: NDArray[np.float64]) -> Triple:
 def _position(viewer: ViewerModel, layer: Layer) -> NDArray[np.intp]:
     """Return where the sliders are, in voxels of a layer."""
     position = np.asarray(layer.world_to_data(viewer.dims.point))[-layer.ndim :]
-    return np.rint(position).astype(np.intp)
+    voxels: NDArray[np.intp] = np.rint(position).astype(np.intp)
+    return voxels
 
 
 class DrawnFlat(LazyArray):

@@ -91,11 +91,11 @@ def _here(output: Any, axes: str, order: str) -> torch.Tensor:
     if not isinstance(output, torch.Tensor) or output.ndim != len(axes):
         found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise ModelError(f"the network returned {found}, not a tensor of axes {', '.join(axes)}")
-    output = output.permute([axes.index(letter) for letter in order if letter in axes])
+    here: torch.Tensor = output.permute([axes.index(letter) for letter in order if letter in axes])
     for axis, letter in enumerate(order):
         if letter not in axes:
-            output = output.unsqueeze(axis)
-    return output
+            here = here.unsqueeze(axis)
+    return here
 
 
 def _at(outputs: Sequence[Any], position: int) -> Any:

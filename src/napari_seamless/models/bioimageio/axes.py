@@ -154,7 +154,7 @@ class Call:
         And one of which the outputs make whole voxels.
         """
         size, margin = self.taken.axis(letter).size, 2 * self.halo[letter]
-        first = max(0, math.ceil((_WANTED_SIZE[letter] + margin - size.min) / size.step))
+        first: int = max(0, math.ceil((_WANTED_SIZE[letter] + margin - size.min) / size.step))
         for steps in range(first, first + FINEST_SCALE):
             patch = size.min + steps * size.step - margin
             if (patch * self.scale[letter]).denominator == 1:

@@ -147,7 +147,8 @@ class SizeRules:
 
     def _with_axes(self, tree: ast.expr) -> ast.expr:
         """Return a condition with "Z" in place of "L['x'].size()[2]"."""
-        return _Axes(self._names).visit(tree)
+        named: ast.expr = _Axes(self._names).visit(tree)
+        return named
 
 
 def axis_names(count: int) -> tuple[str, ...]:

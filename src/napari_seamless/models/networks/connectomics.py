@@ -135,7 +135,7 @@ def _resampling(
 
     blocks = imported("monai.networks.blocks", "monai_unet")
 
-    class ResamplingUNet(unet):
+    class ResamplingUNet(unet):  # type: ignore[misc]  # no types here
         def _get_up_layer(
             self, in_channels: int, out_channels: int, strides: int, is_top: bool
         ) -> nn.Module:
@@ -196,7 +196,7 @@ def _with_heads(
     """Return a trunk with heads, which returns a prediction by the name of its head."""
     wrapper: Any = _package("mednext_models", f"{name} with heads").MedNeXtMultiHeadWrapper
 
-    class Heads(wrapper):
+    class Heads(wrapper):  # type: ignore[misc]  # no types here
         def forward(self, x: Any) -> Any:
             return super().forward(x)["output"]
 
@@ -213,8 +213,8 @@ def _rsunet(name: str, network: Network, given: Values) -> "nn.Module":
     values["width"] = list(values["width"])
     if "kernel_2d" in values:
         values["kernel_2d"] = tuple(values["kernel_2d"] or (1, 3, 3))
-    unet: Any = made(make, values, name)
-    unet.supports_deep_supervision = False  # coarser outputs are for training
+    unet: nn.Module = made(make, values, name)
+    unet.supports_deep_supervision = False  # type: ignore[assignment]  # coarser outputs: training
     return unet
 
 

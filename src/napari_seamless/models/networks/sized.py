@@ -89,7 +89,7 @@ class _FewNumbers(TorchDispatchMode):
     """Let no more numbers be made than the file could fill."""
 
     def __init__(self, most: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._most = self._left = most
 
     def __torch_dispatch__(
@@ -102,7 +102,7 @@ class _FewNumbers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        super().__exit__(kind, error, traceback)
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
         if isinstance(error, _TooMuchError):
             raise _too_much(error) from None
 

@@ -69,7 +69,8 @@ class Clipped(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the network gives for the clipped input."""
         shape = (-1,) + (1,) * (x.ndim - 2)
-        return self.network(x.clamp(self.low.view(shape), self.high.view(shape)))
+        logits: torch.Tensor = self.network(x.clamp(self.low.view(shape), self.high.view(shape)))
+        return logits
 
 
 class Transposed(nn.Module):
