@@ -113,6 +113,7 @@ def main() -> None:
     """Go through a run, and take all pictures."""
     IMAGES.joinpath("overlays").mkdir(parents=True, exist_ok=True)
     scene = Scene()
+    problem(scene)
     recording(scene)
     scene.press("run_button")
     running(scene)
@@ -121,6 +122,18 @@ def main() -> None:
     overlays(scene)
     queue(scene)
     scene.viewer.close()
+
+
+def problem(scene: Scene) -> None:
+    """A field that cannot work, and what the status says of it."""
+    before = scene["output"].value
+    scene.unfold("output")
+    scene["output"].value = "/data/prediction.png"
+    scene.wait_until(lambda: "prediction.png" in scene["status"].value)
+    scene.save("problem.png")
+    scene["output"].value = before
+    scene.unfold("model", "input", "patches")
+    scene.wait_until(lambda: scene["status"].value == "Ready")
 
 
 def recording(scene: Scene) -> None:
