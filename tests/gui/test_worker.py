@@ -1,5 +1,7 @@
 """Tasks on threads, and what they must not touch."""
 
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -72,3 +74,19 @@ def test_a_task_that_ends_the_program_ends_only_itself(qtbot):
     qtbot.waitUntil(lambda: answers == ["next"], timeout=30_000)
 
     assert "SystemExit ended what was going on" in str(caught[0][1])
+
+
+ENDS = """
+import time
+from qtpy.QtCore import QCoreApplication
+from napari_seamless.gui.runs.worker import start_task
+app = QCoreApplication([])
+start_task(lambda: [time.sleep(1), print("done")], print)
+"""
+
+
+def test_a_script_that_ends_without_the_event_loop_waits_for_what_goes_on():
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS], timeout=60, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr

@@ -1,5 +1,6 @@
 """A run on a thread worker, and every way in which it can end, as messages to the main thread."""
 
+import atexit
 import contextlib
 import threading
 from collections.abc import Callable, Generator
@@ -22,6 +23,11 @@ if TYPE_CHECKING:  # loads torch, which opening the widget must not
     from napari_seamless.engine.events import Event
     from napari_seamless.engine.forecast import Forecast
     from napari_seamless.engine.run import Run
+
+
+# A script may end without Qt's event loop, which would have napari wait: what goes on then would
+# find that Qt is gone, and end the program with a crash.
+atexit.register(superqt.utils.WorkerBase.await_workers)
 
 
 @dataclass(frozen=True, slots=True)
