@@ -260,6 +260,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_added_twice(
     assert network.patches >= run.total  # those that its block had done, again
 
 
+@pytest.mark.slow
 def test_a_network_that_kills_every_worker_ends_the_run(client, volume, tmp_path):
     run = ClusterRun(volume, Deadly(tmp_path / "log"), settings(), tmp_path / "out.zarr", client)
     with run, pytest.raises(PredictionError, match="several workers died at the same task"):

@@ -40,6 +40,9 @@ NOT_RUN = re.compile(
 )
 """How a line begins that installs something or opens a window."""
 
+ALWAYS_RUN = {"README.md", "docs/start.md"}
+"""What a newcomer does first; the blocks of the other pages run with the slow tests."""
+
 NETWORK = {
     "spatial_dims": 3,
     "in_channels": 1,
@@ -231,7 +234,15 @@ def run(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @for_unix
-@every_page(run_blocks)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[] if name_of(page) in ALWAYS_RUN else pytest.mark.slow)
+        for page in PAGES
+        if any(run_blocks(page))
+    ],
+    ids=name_of,
+)
 def test_the_blocks_work(page, reader, tmp_path):
     folder = shutil.copytree(reader, tmp_path / "reader")
     ended = run(page, folder)

@@ -15,6 +15,8 @@ import zarr
 import napari_seamless as ns
 from napari_seamless.demo import CHECKPOINT
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

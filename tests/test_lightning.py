@@ -663,12 +663,14 @@ def test_two_processes_give_what_one_gives(volume, tmp_path):
     assert "1 unwritable process 0 failed: the disk is full" in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_failure_in_one_process_ends_both(volume, tmp_path):
     ended = as_a_pair(tmp_path, [volume, volume[:3, :8, :8]], "fails")  # within its patience
     assert ended.returncode != 0
     assert "voxels of a patch" in ended.stdout
 
 
+@pytest.mark.slow
 def test_the_example_shows_both_ways():
     ended = subprocess.run(
         [sys.executable, str(EXAMPLE)], timeout=120, capture_output=True, text=True, check=False

@@ -649,6 +649,7 @@ def test_a_disk_that_is_too_small_is_said_before_the_run(
     assert os.listdir(out.parent) == []
 
 
+@pytest.mark.slow
 def test_random_moments_of_a_kill_lose_nothing(volume, tmp_path, whole):
     """As `benchmarks/kill.py`, with one process and few moments."""
     if sys.platform == "win32":

@@ -92,6 +92,7 @@ def test_a_few_steps_reduce_the_loss():
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_training_is_reproducible():
     first, loss = train(steps=2, seed=7)
     second, again = train(steps=2, seed=7)

@@ -17,6 +17,7 @@ def test_shape_and_type(volume):
     assert DEMO_SCALE == (40.0, 8.0, 8.0)
 
 
+@pytest.mark.slow
 def test_default_is_the_demo_size_and_seed_zero():
     raw, membranes = demo_volume()
     assert raw.shape == membranes.shape == (32, 256, 256)

@@ -198,7 +198,7 @@ def test_a_chunk_is_finished_by_the_last_of_its_patches_and_no_later(layout, siz
 # ------------------------------------------------------------------------------ skipped and failed
 
 
-@properties(80)
+@properties(40)
 @given(layouts(), st.sampled_from(MODES), sizes, st.sampled_from([None, 0]), st.data(), seeds)
 def test_skipped_and_failed_patches_leave_the_fill_value_and_nan(
     layout, mode, size, budget, data, seed

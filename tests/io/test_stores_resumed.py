@@ -353,6 +353,7 @@ for moment in range(1000):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("name", KINDS)

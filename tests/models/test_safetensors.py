@@ -32,10 +32,10 @@ def forged(path, header, data=b"\0" * 24, length=None):
 
 
 def refusal(path):
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(ModelError) as caught:
         load_model(path, *LINEAR)
-    assert time.process_time() - start < 2
+    assert time.thread_time() - start < 10  # it does not go on for ever
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(path))
     return str(caught.value)

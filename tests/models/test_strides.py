@@ -48,6 +48,7 @@ def trained(strides, steps=40, **arguments) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strides", [(FLAT,), (CUBE,), (CUBE, CUBE), (FLAT, FLAT)])
 def test_the_strides_of_a_trained_network_are_found(strides):
     network = trained(strides, num_res_units=1)
