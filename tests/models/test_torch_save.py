@@ -51,6 +51,17 @@ class Names(list):
 class Colour(enum.Enum):
     RED = 1
 
+    def __reduce_ex__(self, protocol):
+        """As from Python 3.11.4 on; see `SavedBefore`."""
+        return Colour, (self.value,)
+
+
+class SavedBefore:
+    """Is saved as Python 3.11.0 to 3.11.3 save a member of an Enum."""
+
+    def __reduce_ex__(self, protocol):
+        return getattr, (Colour, "RED")
+
 
 class Scaler:
     def __init__(self):
@@ -174,6 +185,11 @@ class TestReading:
             *(classes if kind == "zip" else ()),
             *(f"{__name__}.{name}" for name in ("Colour", "Config", "Names", "Scaler")),
         }
+
+    def test_what_an_older_python_calls_to_make_it_is_not_called(self, tmp_path):
+        path = save({"net": GOOD, "enum": SavedBefore()}, tmp_path / "net.pt")
+        with pytest.raises(UntrustedError, match=r"\(builtins\.getattr\); loading it could run"):
+            read(path, "net.pt")
 
     def test_optimizers_and_schedulers(self, tmp_path):
         network = nn.Linear(3, 2)
