@@ -343,6 +343,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_takes_its_workers_along_and_is_resumed(client, volume, tmp_path):
     np.save(tmp_path / "in.npy", volume)
     (tmp_path / "driver.py").write_text(DRIVER)
@@ -435,6 +436,7 @@ def test_no_worker_is_refused(volume, tmp_path):
     assert not (tmp_path / "out.zarr").exists()
 
 
+@pytest.mark.slow
 def test_workers_of_its_own_are_started_and_ended(volume, tmp_path):
     import psutil
 

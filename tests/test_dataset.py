@@ -125,6 +125,7 @@ def test_an_array_is_sent_as_it_is(volume):
     assert_same(pickle.loads(pickle.dumps(dataset)), dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_workers_read_files_for_themselves(path, start):

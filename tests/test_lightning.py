@@ -641,6 +641,7 @@ def as_a_pair(folder, volumes, *ways):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(volume, tmp_path):
     volumes = [volume, volume[:3, :8, :8]]
     ended = as_a_pair(tmp_path, volumes, "test", "predict", "turned", "short", "unwritable")

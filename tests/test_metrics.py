@@ -57,6 +57,7 @@ def test_by_hand():
     assert dice(np.array([[[0.0, 0.5, 0.7, 0.9]]]), labels, threshold=0.8) == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 400), st.integers(0, 2**32 - 1), st.floats(0.1, 0.9))
 def test_it_does_not_depend_on_the_planes_read_at_a_time(voxels, seed, threshold):
     generator = np.random.default_rng(seed)
@@ -179,6 +180,7 @@ def test_voxels_by_hand():
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([np.float16, np.float32, np.float64]))
 def test_values_are_those_of_scikit_learn(seed, dtype):
@@ -462,6 +464,7 @@ def test_segmentations_that_do_not_fit():
 # Whole volumes
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 900), st.integers(1, 3), st.integers(0, 2**32 - 1))
 def test_volumes_do_not_depend_on_the_planes_read_at_a_time(voxels, channels, seed):

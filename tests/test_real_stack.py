@@ -49,6 +49,7 @@ def test_the_membranes_are_found(real_data, predicted):
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) >= 0.78
 
 
+@pytest.mark.slow
 def test_it_equals_a_plain_loop_everywhere(real_data, predicted, facts):
     with h5py.File(real_data / "vnc_stack1.h5") as file:
         raw = file["raw"][...]

@@ -260,6 +260,7 @@ def test_a_run_killed_before_its_first_chunk_is_begun_anew(volume, tmp_path, who
     np.testing.assert_array_equal(read(out), whole["zarr"])
 
 
+@pytest.mark.slow
 @on_linux
 def test_ctrl_c_and_then_resume_on_the_command_line(volume, tmp_path):
     """The network interrupts its own process, at a batch that is known."""

@@ -316,6 +316,7 @@ def test_large_volumes_have_coarse_levels_for_three_dimensions():
     assert (np.asarray(layer.data[-1]) == CellState.WAITING).all()
 
 
+@pytest.mark.slow
 def test_napari_reads_one_plane_of_a_large_volume(monkeypatch):
     """Of a level it asks for all planes of what is in view, and only then for the one shown."""
     asked = []

@@ -8,6 +8,8 @@ from qtpy.QtCore import Qt
 import networks
 from napari_seamless.gui.space.view import camera_of
 
+pytestmark = pytest.mark.slow
+
 PATCHES = 5 * 4 * 4  # (12, 40, 40) in patches of (4, 16, 16) at overlap 0.5
 FORETOLD = 3
 """So many batches are done when it is said what the run will take; events go on after that."""
