@@ -1,6 +1,7 @@
 """A checkpoint of each test network, a viewer with the widget, and waiting for the run."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,15 @@ from qtpy.QtCore import QSettings, QThreadPool
 import networks
 from gui_leaks import watched
 from napari_seamless.gui.runs import estimate
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _little_to_look_through() -> Iterator[None]:
+    """Leave what earlier tests have imported out of the many searches for garbage to come."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
