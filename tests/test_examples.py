@@ -21,19 +21,19 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Run an example in a process of its own; returns what it prints."""
+def python(tmp_path):
+    """Run Python with some words in a process of its own; returns what it prints."""
 
     own = {
         "XDG_CONFIG_HOME": str(tmp_path / "config"),  # what the widget remembers of its user
         "OMP_NUM_THREADS": "1",  # threads that wait for each other take most of the time here
     }
 
-    def run_example(name: str, *arguments: str) -> str:
+    def run_python(*words: str, **more: str) -> str:
         ended = subprocess.run(
-            [sys.executable, str(EXAMPLES / name), *arguments],
+            [sys.executable, *words],
             cwd=tmp_path,
-            env={**os.environ, **own},
+            env={**os.environ, **own, **more},
             timeout=240,
             capture_output=True,
             text=True,
@@ -42,7 +42,13 @@ def run(tmp_path):
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
-    return run_example
+    return run_python
+
+
+@pytest.fixture
+def run(python):
+    """Run an example; returns what it prints."""
+    return lambda name, *arguments: python(str(EXAMPLES / name), *arguments)
 
 
 def numbers_of(text: str) -> list[float]:
@@ -93,7 +99,7 @@ example.main(*sys.argv[1:])
 """
 
 
-def test_the_jobs_of_slurm_are_workers(tmp_path):
+def test_the_jobs_of_slurm_are_workers(python, tmp_path):
     """With commands in place of SLURM's own, which start a job at once, on this machine."""
     pytest.importorskip("dask_jobqueue")
     for name, text in {"sbatch": SUBMIT, "scancel": CANCEL}.items():
@@ -102,22 +108,9 @@ def test_the_jobs_of_slurm_are_workers(tmp_path):
     volume = np.random.default_rng(0).integers(0, 256, (8, 80, 80), dtype=np.uint8)
     np.save(tmp_path / "in.npy", volume)
     shutil.copy(CHECKPOINT, tmp_path / "net.pt")
-    ended = subprocess.run(
-        [sys.executable, "-c", AS_ON_SLURM, "in.npy", "net.pt", "out.zarr"],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PATH": f"{tmp_path}:{os.environ['PATH']}",
-            "PYTHONPATH": str(EXAMPLES),
-        },
-        timeout=240,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert "complete out.zarr" in ended.stdout
+    words = ["-c", AS_ON_SLURM, "in.npy", "net.pt", "out.zarr"]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert "complete out.zarr" in python(*words, PATH=path, PYTHONPATH=str(EXAMPLES))
 
     jobs = sorted(tmp_path.glob("job-*"))
     assert len(jobs) == 2
