@@ -93,6 +93,9 @@ class InferenceRun(Run):
 
     Notes
     -----
+    Close it, or use it in `with`: then the output has all that was done. One that is let go of
+    leaves what a killed one does, its finished chunks, which `resume` goes on from.
+
     `focus`, `preview`, `pause`, `resume` and `cancel` may be called from any thread and return at
     once; they take effect at the next batch. What goes wrong with one of several volumes is put
     into `failures`, and the others are finished. It is raised to whoever iterates if all volumes

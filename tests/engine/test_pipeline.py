@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import numpy as np
@@ -32,8 +33,9 @@ class Line:
         self.times: list[int] = []
         is_ahead = others.pop("is_ahead", False)
         self.schedule = Schedule(grid, **others)
+        self.reader = ThreadPoolExecutor(1)
         self.batches = batches(
-            self.schedule, size, self.read, self.predict, self.control.may_go_on,
+            self.schedule, size, self.reader, self.read, self.predict, self.control.may_go_on,
             lambda: self.control.has_new_focus(0), self.refocus, self.took, is_ahead=is_ahead,
         )  # fmt: skip
 
@@ -66,11 +68,6 @@ def values_of(batch: Batch) -> list[float]:
     return [] if batch.predictions is None else batch.predictions.flatten().tolist()
 
 
-def alive(threads: set[int]) -> set[int]:
-    """Which threads have not ended."""
-    return threads.intersection(each.ident or 0 for each in threading.enumerate())
-
-
 @pytest.mark.parametrize("size", [1, 2, 5, 12, 20])
 def test_every_patch_is_read_and_predicted_once_in_order(size):
     line, found = Line(size=size), []
@@ -81,7 +78,6 @@ def test_every_patch_is_read_and_predicted_once_in_order(size):
     assert found == [[*range(12)][i : i + size] for i in range(0, 12, size)] == line.predicted
     assert line.read_so_far == [*range(12)]
     assert len(line.threads) == 1
-    assert not alive(line.threads)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -177,7 +173,6 @@ def test_an_error_of_the_reading_thread_arrives_at_its_batch_and_ends_it():
         next(line.batches)
     assert line.predicted == [[0, 1], [2, 3]]
     assert list(line.batches) == []
-    assert not alive(line.threads)
 
 
 def test_patches_that_cannot_be_read_are_told_apart_and_the_others_predicted():
@@ -192,22 +187,8 @@ def test_patches_that_cannot_be_read_are_told_apart_and_the_others_predicted():
     assert line.predicted == [[0, 2], [3, 4, 5], [9, 10, 11]]
 
 
-def test_an_error_of_the_network_ends_the_thread_too():
-    def fails(patches):
-        raise RuntimeError("device lost")
-
-    line = Line()
-    line.batches = batches(
-        Schedule(ROW), 2, line.read, fails, lambda: True, lambda: False, lambda: None
-    )
-    with pytest.raises(RuntimeError, match="device lost"):
-        next(line.batches)
-    assert line.threads
-    assert not alive(line.threads)
-
-
 @pytest.mark.parametrize("end", ["close", "cancel"])
-def test_closing_or_cancelling_ends_the_thread_and_predicts_no_more(end):
+def test_closing_or_cancelling_predicts_no_more(end):
     line = Line(size=2)
     next(line.batches)
     if end == "close":
@@ -217,7 +198,6 @@ def test_closing_or_cancelling_ends_the_thread_and_predicts_no_more(end):
     assert list(line.batches) == []
     assert line.predicted == [[0, 1]]
     assert len(line.read_so_far) <= 4
-    assert not alive(line.threads)
 
 
 def test_predicted_stacks_what_could_be_read():
@@ -302,7 +282,6 @@ def test_a_preview_holds_the_rest_back_until_something_else_is_looked_at():
     line.control.preview(False)
     rest = list(line.batches)
     assert [each.indices for each in rest] == [(0, 1), (2, 3), (8, 9), (10, 11)]
-    assert not alive(line.threads)
 
 
 def test_cancel_wakes_whoever_waits_in_a_pause():

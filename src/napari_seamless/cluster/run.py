@@ -162,8 +162,9 @@ class ClusterRun(InferenceRun):
         finally:
             if not tasks.is_complete:  # be it that all patches are in
                 self._statuses[vol_id] = "partial"
-            tasks.stop()
-            ledger.clear()
+            if self._events.is_awaited:
+                tasks.stop()
+                ledger.clear()
 
     def _post(self, vol_id: int, blocks: BlockGrid) -> tuple[Path, Ledger]:
         """Write down what the tasks need; return where, and the ledger beside it."""

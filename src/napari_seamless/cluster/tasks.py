@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,24 +162,26 @@ def _blend(
         if (prediction := place.job.first.get(int(numbers[index]))) is not None:
             accumulator.add(index, prediction)
     failed, free_pages = {}, FreePages()
-    for batch in batches(
-        Schedule(grid, mine & accumulator.waiting),
-        place.job.config.batch_size,
-        lambda index, out: place.read(int(numbers[index]), out),
-        place.predict,
-        place.is_wanted,
-        lambda: False,
-        lambda schedule: None,
-    ):
-        if batch is None:
-            continue
-        free_pages.give_back(batch.nbytes)
-        if batch.predictions is not None:
-            for index, prediction in zip(batch.indices, batch.predictions, strict=True):
-                accumulator.add(index, prediction)
-        for index, error in batch.failed.items():
-            accumulator.fail(index)
-            failed[int(numbers[index])] = one_line(error)
+    with ThreadPoolExecutor(1, "seamless-read") as reader:
+        for batch in batches(
+            Schedule(grid, mine & accumulator.waiting),
+            place.job.config.batch_size,
+            reader,
+            lambda index, out: place.read(int(numbers[index]), out),
+            place.predict,
+            place.is_wanted,
+            lambda: False,
+            lambda schedule: None,
+        ):
+            if batch is None:
+                continue
+            free_pages.give_back(batch.nbytes)
+            if batch.predictions is not None:
+                for index, prediction in zip(batch.indices, batch.predictions, strict=True):
+                    accumulator.add(index, prediction)
+            for index, error in batch.failed.items():
+                accumulator.fail(index)
+                failed[int(numbers[index])] = one_line(error)
     return failed
 
 

@@ -23,6 +23,15 @@ class EventQueue:
         self._given = 0
         self._raised: Exception | None = None
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for the work just now.
+
+        Work that ends while nobody does is garbage: the run was let go of and never closed. It is
+        collected on any thread, also one of its own, so it must not wait for any.
+        """
+        return self._lock.locked()
+
     def work_out(self, count: int) -> None:
         """Do the work of the first `count` events, unless that is done; those not given are kept.
 

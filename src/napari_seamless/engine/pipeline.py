@@ -14,7 +14,7 @@ looked at               |0    |1    |2    |3
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import chain
 
@@ -89,6 +89,7 @@ class Batch:
 def batches(
     schedule: Schedule,
     size: int,
+    reader: Executor,
     read: Read,
     predict: Callable[[NDArray[np.float32]], torch.Tensor],
     may_go_on: Callable[[], bool],
@@ -106,9 +107,10 @@ def batches(
         What is still to run.
     size : int
         Patches per batch.
+    reader : Executor
+        Reads, on a thread of its own; at the end it may still be at it.
     read : callable
-        Takes the index of a patch, and an array to put it in or None; called on a thread of its
-        own.
+        Takes the index of a patch, and an array to put it in or None.
     predict : callable
         Takes (B, C, z, y, x).
     may_go_on : callable
@@ -129,46 +131,45 @@ def batches(
     Batch or None
         None while the schedule holds back all that is left.
     """
-    with ThreadPoolExecutor(1, "seamless-read") as reader:
 
-        def start() -> tuple[list[int], Future[Loaded]] | None:
-            indices = schedule.take(size)
-            return (indices, reader.submit(load, indices, read, is_ahead)) if indices else None
+    def start() -> tuple[list[int], Future[Loaded]] | None:
+        indices = schedule.take(size)
+        return (indices, reader.submit(load, indices, read, is_ahead)) if indices else None
 
-        def looked_at(most: int) -> Generator[Batch]:
-            while len(given) > most:
-                yield given.popleft().looked_at(took)
+    def looked_at(most: int) -> Generator[Batch]:
+        while len(given) > most:
+            yield given.popleft().looked_at(took)
 
-        ahead = None
-        given: deque[_Given] = deque()
-        try:
-            while may_go_on():
-                if has_new_focus():
-                    if ahead is not None:
-                        schedule.put_back(ahead[0])
-                        ahead[1].cancel()
-                    refocus(schedule)
-                    ahead = None
-                now = ahead or start()
-                if now is None and not schedule.is_held:
-                    break
-                ahead = start()
-                schedule.at_work = [*chain.from_iterable(each.indices for each in given)]
-                if now is None:
-                    yield from looked_at(0)
-                    yield None
-                    continue
-                schedule.at_work += now[0]
-                try:
-                    given.append(_Given(now[1].result(), predict))
-                except SeamlessError:
-                    yield from looked_at(0)  # what was given before it is not lost
-                    raise
-                yield from looked_at(1 if is_ahead else 0)
-            yield from looked_at(0)
-        finally:
-            if ahead is not None:
-                ahead[1].cancel()
+    ahead = None
+    given: deque[_Given] = deque()
+    try:
+        while may_go_on():
+            if has_new_focus():
+                if ahead is not None:
+                    schedule.put_back(ahead[0])
+                    ahead[1].cancel()
+                refocus(schedule)
+                ahead = None
+            now = ahead or start()
+            if now is None and not schedule.is_held:
+                break
+            ahead = start()
+            schedule.at_work = [*chain.from_iterable(each.indices for each in given)]
+            if now is None:
+                yield from looked_at(0)
+                yield None
+                continue
+            schedule.at_work += now[0]
+            try:
+                given.append(_Given(now[1].result(), predict))
+            except SeamlessError:
+                yield from looked_at(0)  # what was given before it is not lost
+                raise
+            yield from looked_at(1 if is_ahead else 0)
+        yield from looked_at(0)
+    finally:
+        if ahead is not None:
+            ahead[1].cancel()
 
 
 def load(indices: list[int], read: Read, is_pinned: bool = False) -> Loaded:

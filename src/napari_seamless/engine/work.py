@@ -74,7 +74,8 @@ class Work:
         self._batched = Batched(lambda patches: self._predictor(patches))
         self._seconds_per_patch = 0.0
         self.stages = Stages()
-        self._blender = ThreadPoolExecutor(1, "seamless-blend")  # starts no thread until it is used
+        self._reader = ThreadPoolExecutor(1, "seamless-read")  # starts no thread until it is used
+        self._blender = ThreadPoolExecutor(1, "seamless-blend")
         self.volumes = self._volumes(config, sources, masks, stores, identities)
         self._lay_out()
         self._control = Control()
@@ -136,6 +137,8 @@ class Work:
     def _work(self) -> Generator[Event | None]:
         """Do the run; however it is left, `status` says how and the stores have what was done.
 
+        Only a run that is let go of and never closed leaves what a killed one does.
+
         Yields None when all that is left is held back, because it is not looked at.
         """
         self.status = "running"
@@ -152,7 +155,9 @@ class Work:
         else:
             self.status = self._outcome()
         finally:
-            self._blender.shutdown()
+            if self._events.is_awaited:  # else they end by themselves
+                self._reader.shutdown()
+                self._blender.shutdown()
 
     def _work_on_all(self) -> Generator[Event | None]:
         """Do all volumes, the one that is looked at first; what is left for it goes on later."""
@@ -190,7 +195,8 @@ class Work:
             yield from self._batches(vol_id)
         except (GeneratorExit, KeyboardInterrupt):
             self._interrupted = True
-            self._keep(vol_id)
+            if self._events.is_awaited:
+                self._keep(vol_id)
             raise
         except BaseException as error:
             self._statuses[vol_id] = "failed"
@@ -285,6 +291,7 @@ class Work:
         return batches(
             schedule,
             self.plan.config.batch_size,
+            self._reader,
             volume.read,
             self._batched,
             self._control.may_go_on,
