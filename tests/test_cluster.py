@@ -111,7 +111,14 @@ def folder(tmp_path, name) -> Path:
     return tmp_path / name
 
 
-@pytest.mark.parametrize("suffix", [".zarr", ".h5", ".tif"])
+@pytest.mark.parametrize(
+    "suffix",
+    [
+        ".h5",
+        pytest.param(".tif", marks=pytest.mark.slow),
+        pytest.param(".zarr", marks=pytest.mark.slow),
+    ],
+)
 def test_any_number_of_workers_writes_the_same_bytes(cluster, client, volume, tmp_path, suffix):
     expected = plain(volume, Counting(), settings(), tmp_path)[0]
     written = {}

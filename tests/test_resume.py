@@ -237,7 +237,9 @@ def killed(tmp_path, volume):
 
 
 @on_linux
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "suffix", ["zarr", *(pytest.param(each, marks=pytest.mark.slow) for each in ("h5", "tif"))]
+)
 def test_a_killed_run_goes_on(volume, tmp_path, whole, killed, suffix):
     out = tmp_path / f"out.{suffix}"
     killed(out, "batch", 60)

@@ -1,5 +1,6 @@
 """A checkpoint of each test network, a viewer with the widget, and waiting for the run."""
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from npe2 import PluginManager
 from qtpy.QtCore import QSettings, QThreadPool
 
 import networks
@@ -21,6 +23,14 @@ def _little_to_look_through() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plugins_are_found_once() -> Iterator[None]:
+    """Spare each viewer the look through all that is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManager, "discover", functools.cache(PluginManager.discover))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -193,21 +193,21 @@ def test_keys_alone_fold_a_section_and_leave_the_table(session, qtbot):
     assert QApplication.focusWidget() is not widget.show_weights.native
 
 
-@pytest.mark.parametrize("name", ["activation", "overlap", "checkpoint", "preview", "tune_patches"])
-def test_what_has_the_focus_looks_different(session, qtbot, name):
+def test_what_has_the_focus_looks_different(session, qtbot):
     widget, window = session.widget, session.viewer.window._qt_window
     window.activateWindow()
     qtbot.waitUntil(window.isActiveWindow)
-    field = widget[name].native
-    field = field.findChild(QLineEdit) if name == "checkpoint" else field
-    widget.memory.native.setFocus()
-    before = pixels(field)
-    field.setFocus()
-    qtbot.waitUntil(field.hasFocus)
-    changed = np.any(pixels(field) != before, axis=-1)
+    for name in ("activation", "overlap", "checkpoint", "preview", "tune_patches"):
+        field = widget[name].native
+        field = field.findChild(QLineEdit) if name == "checkpoint" else field
+        widget.memory.native.setFocus()
+        before = pixels(field)
+        field.setFocus()
+        qtbot.waitUntil(field.hasFocus)
+        changed = np.any(pixels(field) != before, axis=-1)
 
-    assert changed[0].mean() > 0.8  # a line along its upper edge
-    assert changed[:, 0].mean() > 0.5
+        assert changed[0].mean() > 0.8, name  # a line along its upper edge
+        assert changed[:, 0].mean() > 0.5, name
 
 
 def pixels(widget: QWidget) -> np.ndarray:

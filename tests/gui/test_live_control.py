@@ -173,7 +173,7 @@ def test_napari_asks_before_it_closes_and_cancel_keeps_everything_going(gated, q
     np.testing.assert_allclose(np.asarray(gated.live.data), 2 * volume, rtol=1e-6)
 
 
-@pytest.mark.parametrize("paused", [False, True])
+@pytest.mark.parametrize("paused", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_closing_napari_stops_the_run_and_what_is_done_can_be_gone_on_with(
     gated, question, session_over, checkpoint_of, volume, tmp_path, monkeypatch, paused
 ):

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import numpy as np
 import napari
@@ -51,6 +53,7 @@ draw()
 """
 
 
+@pytest.mark.slow
 def test_removing_a_hidden_layer_does_not_crash_the_next_frames(tmp_path):
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", SCRIPT],

@@ -693,7 +693,9 @@ class TestProcesses:
         for folder in ("0", "1", "labels", "heads", "spread"):
             assert tree(path / folder) == tree(tmp_path / "whole.zarr" / folder)
 
-    @pytest.mark.parametrize("wanted", [1, 5, 17])
+    @pytest.mark.parametrize(
+        "wanted", [5, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 17))]
+    )
     def test_killed_while_it_writes(self, path, tmp_path, worker, wanted):
         whole, journal = tmp_path / "whole.zarr", path.with_name("out.zarr.run")
         values = written(whole, MANY)

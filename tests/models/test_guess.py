@@ -164,6 +164,7 @@ def test_what_cannot_be_seen_is_said_and_can_be_given(name, arguments, hidden):
     assert other.shape != wanted.shape or not torch.allclose(other, wanted, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_real_network_is_guessed(real_data):
     """Its strides among the rest, which only its statistics tell; the network gives the same."""
     tensors = torch.load(real_data / "vnc_unet_state_dict.pt", weights_only=True)

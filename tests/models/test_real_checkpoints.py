@@ -9,7 +9,10 @@ import torch
 from napari_seamless.cli import main
 from napari_seamless.models import inspect_checkpoint, load_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.load:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*torch.jit.load:DeprecationWarning"),
+]
 NAMES = ("vnc_unet_torchscript.pt", "vnc_unet_state_dict.pt")
 
 
