@@ -610,7 +610,9 @@ def test_selecting_a_result_brings_its_overlays_back_after_a_field_has_changed(s
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (2, 12, 40, 40), (2, 3, 12, 40, 40), (12, 30, 50)])
-@pytest.mark.parametrize("batches", [0, 3, 100])
+@pytest.mark.parametrize(
+    "batches", [3, *(pytest.param(each, marks=pytest.mark.slow) for each in (0, 100))]
+)
 def test_overlays_go_when_the_image_gets_another_shape(stage, shape, batches):
     controller, form, viewer, background = stage
     form.overlays = {switch.name for switch in SWITCHES} - {"disagreement"}

@@ -188,6 +188,7 @@ def test_opening_the_widget_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_sample_opens_with_its_truth_hidden(make_napari_viewer):
     viewer = make_napari_viewer()
     raw, truth = viewer.open_sample("napari-seamless", "demo")

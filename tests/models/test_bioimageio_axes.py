@@ -21,6 +21,8 @@ from napari_seamless.engine.errors import ModelError
 from napari_seamless.inference import predict
 from napari_seamless.models import load_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def make(tmp_path):

@@ -411,7 +411,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("smaller than a patch", "transposed", "CT, clipped")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES],
+)
 def test_the_settings_compute_what_nnunet_computes(trained, in_float64, case):
     """Grid, padding, window, mirroring, folds and normalisation, as a folder has them.
 

@@ -368,6 +368,7 @@ class TestOdd:
             note="the network refused every input that was tried: 'no\\nway'",
         )
 
+    @pytest.mark.slow
     def test_reason_is_that_of_the_likeliest_input(self):
         def function(x):
             raise ValueError(f"{x.ndim} axes, {x.shape[1]} channels")

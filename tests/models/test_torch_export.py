@@ -175,7 +175,7 @@ class TestSameOutput:
                 batch = torch.rand(3, 1, 6, 20, 10)
                 close(module(batch), small(batch))
 
-    @pytest.mark.parametrize("decomposed", [False, True])
+    @pytest.mark.parametrize("decomposed", [False, pytest.param(True, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("network", [Blocks, Many])
     def test_as_the_exported_program(self, exported, network, decomposed):
         torch.manual_seed(0)
