@@ -19,6 +19,7 @@ from engine.helpers import (
     config_of,
     positive_volume,
 )
+from leaks import OWN
 from napari_seamless.engine.errors import PredictionError
 from napari_seamless.engine.source import ArraySource
 from napari_seamless.engine.stages import Stages
@@ -87,6 +88,9 @@ def test_what_a_run_leaves_that_is_let_go_of_is_gone_on_with():
         next(run)
     del run
     gc.collect()
+    for each in threading.enumerate():
+        if each.name.startswith(OWN):
+            each.join(PATIENCE)  # it may be writing a chunk
     assert (store.calls, store.metadata["status"]) == (["begin"], "running")
     assert 0 < len(store.finished) < len(whole.finished)
     store.resume = True
