@@ -84,7 +84,7 @@ def test_a_cluster_gives_the_same(run):
 
 SUBMIT = """#!/bin/sh
 cp "$1" "job-$$"
-setsid sh "$1" > "log-$$" 2>&1 &
+setsid sh "job-$$" > "log-$$" 2>&1 &
 echo "Submitted batch job $$"
 """
 CANCEL = """#!/bin/sh

@@ -409,9 +409,8 @@ CASES = {
     },
     "CT, clipped": {"normalization_schemes": ["CTNormalization"]},
 }
-
-
 QUICK = ("smaller than a patch", "transposed", "CT, clipped")
+"""The others are left to the slow tests."""
 
 
 @pytest.mark.parametrize(

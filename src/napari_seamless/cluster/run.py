@@ -162,7 +162,7 @@ class ClusterRun(InferenceRun):
         finally:
             if not tasks.is_complete:  # be it that all patches are in
                 self._statuses[vol_id] = "partial"
-            if self._events.is_awaited:
+            if self._events.is_awaited:  # garbage waits for no worker
                 tasks.stop()
                 ledger.clear()
 
