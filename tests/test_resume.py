@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -352,16 +353,22 @@ def test_a_run_may_be_interrupted_again_and_again(volume, tmp_path, whole):
 # ------------------------------------------------------------------------------ what may differ
 
 
-@pytest.fixture
-def left(volume, tmp_path):
-    """A folder with out.zarr, out.h5 and out.tif, each of a run that was cancelled."""
+@pytest.fixture(scope="module")
+def cancelled(volume, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cancelled")
     for suffix in SUFFIXES:
-        with ns.InferenceRun(volume, networks.Ramp(), CONFIG, tmp_path / f"out.{suffix}") as run:
+        with ns.InferenceRun(volume, networks.Ramp(), CONFIG, folder / f"out.{suffix}") as run:
             for event in run:
                 if event.done == 77:
                     run.cancel()
+    return folder
+
+
+@pytest.fixture
+def left(cancelled, tmp_path):
+    """A folder with out.zarr, out.h5 and out.tif, each of a run that was cancelled."""
     networks.reset()
-    return tmp_path
+    return shutil.copytree(cancelled, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

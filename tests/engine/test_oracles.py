@@ -251,7 +251,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize("grid", ["snap", "even"])
+@pytest.mark.parametrize("grid", ["snap", pytest.param("even", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("overlap", OVERLAPS)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_constant_comes_back_in_every_covered_voxel_at_every_event(mode, overlap, grid):

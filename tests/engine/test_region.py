@@ -104,12 +104,19 @@ def random_regions(seed: int, count: int) -> list[Box]:
     return regions
 
 
-@pytest.mark.parametrize("normalization", ["none", "minmax"])
+@pytest.mark.parametrize(
+    ("grid", "normalization"),
+    [
+        ("snap", "none"),
+        ("even", "minmax"),
+        pytest.param("snap", "minmax", marks=pytest.mark.slow),
+        pytest.param("even", "none", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("halo", [(0, 0, 0), (2, 0, 4)])
 @pytest.mark.parametrize("scale", [ONE, HALF, TWICE, MIXED], ids=["1", "1/2", "2", "mixed"])
-@pytest.mark.parametrize("grid", ["snap", "even"])
 def test_a_region_is_the_crop_of_the_whole_and_runs_only_what_touches_it(
-    grid, scale, halo, normalization
+    grid, normalization, scale, halo
 ):
     if scale == MIXED:
         halo = (halo[0], 2 * halo[1], 3 * halo[2])

@@ -17,12 +17,11 @@ from napari_seamless.gui.runs import estimate
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _little_to_look_through() -> Iterator[None]:
-    """Leave what earlier tests have imported out of the many searches for garbage to come."""
+def _still_little_to_look_through() -> None:
+    """Leave what earlier tests have imported out of them as well."""
+    gc.unfreeze()  # there may be garbage among it by now
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
