@@ -1,3 +1,4 @@
+import functools
 import io
 import json
 import math
@@ -129,6 +130,16 @@ def exported(tmp_path):
 def small():
     torch.manual_seed(0)
     return Small().eval()
+
+
+@functools.cache
+def content():
+    """Return the file of a network; to export one takes as long as ten tests of what it holds."""
+    torch.manual_seed(0)
+    program = torch.export.export(Small().eval(), (torch.rand(SIZES),), dynamic_shapes=(FREE,))
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
 
 
 def close(one, other):
@@ -483,8 +494,11 @@ class TestHostile:
         assert not path.exists()
 
     @pytest.fixture
-    def path(self, exported, small):
-        return exported(small, free=FREE)[0]
+    def path(self, tmp_path):
+        """A file of its own for each test, to change."""
+        path = tmp_path / "net.pt2"
+        path.write_bytes(content())
+        return path
 
     @pytest.fixture
     def code(self, trap):
