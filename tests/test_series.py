@@ -126,7 +126,13 @@ def test_time_points_on_the_command_line(series, alone, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("stop", [PATCHES // 2, PATCHES + 20, 2 * PATCHES])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        PATCHES + 20,
+        *(pytest.param(at, marks=pytest.mark.slow) for at in (PATCHES // 2, 2 * PATCHES)),
+    ],
+)
 def test_a_series_is_gone_on_with_where_it_was_left(series, alone, tmp_path, suffix, stop):
     out = tmp_path / f"out.{suffix}"
     with InferenceRun(series, networks.Ramp(), CONFIG, out) as run:

@@ -134,7 +134,9 @@ def test_a_region_is_the_crop_of_the_whole_and_runs_only_what_touches_it(
         assert (run.done < full.done) == (region != Box.of_shape(SHAPE))
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.25, (1, 0.5, 4)])
+@pytest.mark.parametrize(
+    "overlap", [(1, 0.5, 4), *(pytest.param(one, marks=pytest.mark.slow) for one in (0.0, 0.25))]
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_the_region_of_every_window_and_overlap_is_the_crop(mode, overlap):
     full = ran(None, blending=mode, overlap=overlap)

@@ -119,8 +119,14 @@ def full(session, checkpoint_of, qtbot):
         session.wait_for_end()
 
 
-def test_all_that_one_can_act_on_is_met_by_tab_from_top_to_bottom(full):
-    root = full.widget.native
+def test_all_of_the_form_is_met_by_tab_named_and_explained(full):
+    # one test: no other form takes as long to fill
+    is_met_from_top_to_bottom(full.widget.native)
+    has_names_and_tooltips(full.widget.native)
+    has_labels_tied_to_fields(full.widget)
+
+
+def is_met_from_top_to_bottom(root):
     met = tabbed(root)
 
     names = {spoken(each) for each in met}
@@ -134,14 +140,14 @@ def test_all_that_one_can_act_on_is_met_by_tab_from_top_to_bottom(full):
         )
 
 
-def test_all_that_one_can_act_on_has_a_name_and_a_tooltip(full):
-    for each in interactive(full.widget.native):
+def has_names_and_tooltips(root):
+    for each in interactive(root):
         assert spoken(each), each.toolTip()
         assert each.toolTip(), spoken(each)
 
 
-def test_each_label_is_tied_to_its_field(full):
-    labels = labels_of(full.widget)
+def has_labels_tied_to_fields(widget):
+    labels = labels_of(widget)
     assert {"patch size", "tune with", "checkpoint"} <= {label.text() for label in labels}
     for label in labels:
         if label.text() in ("also", "channels", "scores"):  # beside text

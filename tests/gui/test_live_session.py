@@ -247,10 +247,9 @@ def test_the_same_numbers_as_python(session_over, checkpoint_of, volume):
     np.testing.assert_allclose(np.asarray(session.live.data), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("ndisplay", [2, 3])
-def test_the_viewer_shows_two_and_three_dimensions(session_over, checkpoint_of, volume, ndisplay):
+def test_the_viewer_shows_three_dimensions(session_over, checkpoint_of, volume):
     session = session_over(volume)
-    session.viewer.dims.ndisplay = ndisplay
+    session.viewer.dims.ndisplay = 3
     session.widget.show_grid.value = True
     session.choose(checkpoint_of(networks.Doubled), networks.Doubled, batch_size=8)
     session.press("run_button")

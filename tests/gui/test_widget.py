@@ -95,30 +95,25 @@ def test_a_viewer_without_an_image_asks_for_one(make_napari_viewer):
     assert not widget.run_button.enabled
 
 
-@pytest.mark.parametrize(
-    ("architecture", "message"),
-    [
-        ("networks:NoSuch", "NoSuch"),
-        ("no_such_package.nets:Net", "no_such_package"),
-    ],
-)
-def test_what_only_opening_can_tell_ends_in_one_line(
-    session_over, checkpoint_of, volume, architecture, message
-):
+def test_what_only_opening_can_tell_ends_in_one_line(session_over, checkpoint_of, volume):
     session = session_over(volume)
     session.choose(checkpoint_of(networks.Doubled), networks.Doubled)
-    session.widget.architecture.value = architecture
-    session.press("run_button")
-    line = session.wait_for_end()
+    for architecture, message in (
+        ("networks:NoSuch", "NoSuch"),
+        ("no_such_package.nets:Net", "no_such_package"),
+    ):
+        session.widget.architecture.value = architecture
+        session.press("run_button")
+        line = session.wait_for_end()
 
-    assert message in line
-    assert "\n" not in line
-    assert session.live is None
-    session.wait_for(lambda: not session.widget.run_button.enabled)  # when it has been read
-    assert message in session.status
-    assert session.widget.architecture.enabled
-    session.widget.architecture.value = "networks:Doubled"
-    session.wait_for(lambda: session.widget.run_button.enabled and session.status == "Ready")
+        assert message in line
+        assert "\n" not in line
+        assert session.live is None
+        session.wait_for(lambda: not session.widget.run_button.enabled)  # when it has been read
+        assert message in session.status
+        assert session.widget.architecture.enabled
+        session.widget.architecture.value = "networks:Doubled"
+        session.wait_for(lambda: session.widget.run_button.enabled and session.status == "Ready")
 
 
 def test_nan_in_the_image_names_the_place(session_over, checkpoint_of, volume):
@@ -241,27 +236,25 @@ def test_limits_without_an_activation_follow_the_values(session_over, checkpoint
     assert session.live.contrast_limits[1] == pytest.approx(1000, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "suffix"),
-    [
-        ("OME-Zarr (*.zarr)", ".zarr"),
-        ("HDF5 (*.h5 *.hdf5)", ".h5"),
-        ("TIFF (*.tif *.tiff)", ".tif"),
-    ],
-)
 def test_a_name_without_suffix_gets_that_of_the_chosen_kind(
-    session_over, volume, tmp_path, monkeypatch, kind, suffix
+    session_over, volume, tmp_path, monkeypatch
 ):
     from qtpy.QtWidgets import QFileDialog
 
     typed = str(tmp_path / "out")
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *args: (typed, kind))
     session = session_over(volume)
+    for kind, suffix in (
+        ("OME-Zarr (*.zarr)", ".zarr"),
+        ("HDF5 (*.h5 *.hdf5)", ".h5"),
+        ("TIFF (*.tif *.tiff)", ".tif"),
+    ):
+        answer = (typed, kind)
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *args, answer=answer: answer)
 
-    assert session.widget.ask_where("x.h5") == tmp_path / f"out{suffix}"
-    (tmp_path / f"out{suffix}").touch()
-    assert session.widget.ask_where("x.h5") is None
-    assert "exists" in session.status
+        assert session.widget.ask_where("x.h5") == tmp_path / f"out{suffix}"
+        (tmp_path / f"out{suffix}").touch()
+        assert session.widget.ask_where("x.h5") is None
+        assert f"out{suffix} exists" in session.status
 
 
 def test_a_folder_is_not_offered_to_export_to_and_refused_in_words_of_the_form(

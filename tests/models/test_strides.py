@@ -76,7 +76,9 @@ def test_switched_strides_are_those_of_a_network_built_with_them(units):
         torch.testing.assert_close(switched(image), built(image))
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, pytest.param(torch.inference_mode, marks=pytest.mark.slow)]
+)
 def test_nothing_is_changed_by_the_search(mode):
     network = trained((FLAT,), steps=3).train()
     torch.set_num_threads(2)
